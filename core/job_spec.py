@@ -1,0 +1,287 @@
+"""`JobSpec`: the one schema of a job, the same class in the request, in the database, in `spec.json` and in the loop.
+
+What is None here is a default that depends on the model or the data. `resolved()` fills in, at submit and once, all that
+depends on the model; what needs a scan of the data (total steps, intervals) is fixed in the `Plan`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, TypeAdapter, model_validator
+
+from core.data.formats import FORMATS
+from core.models.config import Dimensions, ModelConfig
+from core.models.families import FAMILIES
+from core.objectives import OBJECTIVES, CausalLM, Objective
+from core.spec import Spec
+
+Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+Reference = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+FormatName = Literal["text", "chat", "prompt_completion"]
+Precision = Literal["bf16", "fp32"]
+
+
+class Source(Spec):
+    """One source of examples and how often an epoch shows it: 2.0 twice, 0.5 a fresh half."""
+
+    file: Reference
+    weight: float = Field(default=1.0, gt=0.0, le=100.0)
+
+
+class ValidationFraction(Spec):
+    """Hold out this part of the training documents, the same ones for the same seed."""
+
+    fraction: float = Field(gt=0.0, le=0.5)
+
+
+class ValidationFile(Spec):
+    """Validate on a file of its own."""
+
+    file: Reference
+
+
+class Data(Spec):
+    train: Annotated[tuple[Source, ...], Field(min_length=1, max_length=64)]
+    validation: ValidationFraction | ValidationFile | None = None
+    format: Literal["auto"] | FormatName = "auto"
+    sequence_length: int | None = Field(default=None, ge=8, le=1_048_576, description="tokens of a training row")
+    packing: Literal["documents", "none"] = Field(
+        default="documents", description="documents: several share a row and cannot see each other; none: one a row, padded"
+    )
+
+
+class RandomModel(Spec):
+    """Start from random weights: a preset or dimensions, and a tokenizer."""
+
+    init: Literal["random"] = "random"
+    family: Literal["llama"] = "llama"
+    preset: str | None = None
+    dimensions: Dimensions | None = None
+    tokenizer: Reference = Field(description="a tokenizer's id, a model whose tokenizer is taken, or `bytes`")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _preset_or_dimensions(self) -> Self:
+        if (self.preset is None) == (self.dimensions is None):
+            raise ValueError("give either `preset` or `dimensions`, and not both")
+        presets = FAMILIES[self.family].PRESETS
+        if self.preset is not None and self.preset not in presets:
+            raise ValueError(f"preset {self.preset!r} is unknown; the presets of {self.family} are {', '.join(presets)}")
+        return self
+
+    def shape(self, *, vocab_size: int) -> ModelConfig:
+        """The model's configuration once the tokenizer is known."""
+        dims = self.dimensions or FAMILIES[self.family].PRESETS[self.preset or ""]
+        return ModelConfig.from_dimensions(self.family, dims, vocab_size=vocab_size)
+
+
+class PretrainedModel(Spec):
+    """Start from a finished or imported model, or from a checkpoint (`…:ckpt-step-n`)."""
+
+    init: Literal["pretrained"] = "pretrained"
+    from_: Reference = Field(alias="from")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+Model = Annotated[RandomModel | PretrainedModel, Field(discriminator="init")]
+
+
+class NoAdapter(Spec):
+    """Train every weight."""
+
+    kind: Literal["none"] = "none"
+
+
+class AdamW(Spec):
+    """Loshchilov and Hutter 2019, arXiv:1711.05101."""
+
+    kind: Literal["adamw"] = "adamw"
+    learning_rate: float | None = Field(default=None, gt=0.0, le=1.0, description="default: by model size")
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0.0)
+    weight_decay: float = Field(default=0.1, ge=0.0, le=1.0)
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+
+
+class Cosine(Spec):
+    """Linear warm-up, then half a cosine down to `final_fraction` (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
+    final_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
+
+
+class WarmupStableDecay(Spec):
+    """Linear warm-up, constant, linear decay over the last `decay_fraction` (Hu et al. 2024, arXiv:2404.06395)."""
+
+    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    warmup_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
+    decay_fraction: float = Field(default=0.2, ge=0.0, le=0.5)
+    final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+
+
+Schedule = Annotated[Cosine | WarmupStableDecay, Field(discriminator="kind")]
+
+
+class Budget(Spec):
+    """How long to train: exactly one of these. A budget in seconds is outside the promise of bit-exact resume."""
+
+    steps: int | None = Field(default=None, ge=1, le=100_000_000)
+    tokens: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0.0, le=10_000.0)
+    seconds: float | None = Field(default=None, gt=0.0)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of steps, tokens, epochs, seconds; got {', '.join(given) or 'none'}")
+        return self
+
+
+class Batch(Spec):
+    """Global batch, in sequences; the micro-batch is found, not asked."""
+
+    sequences: int | None = Field(default=None, ge=1, le=65536)
+
+
+class Evaluation(Spec):
+    every: int | None = Field(default=None, ge=1, description="steps; default: a tenth of the run")
+    metrics: tuple[Literal["loss", "perplexity", "token_accuracy"], ...] = ("loss", "perplexity", "token_accuracy")
+    samples: int = Field(default=2, ge=0, le=16, description="texts written at each evaluation")
+
+
+class Stop(Spec):
+    """End early: when `metric` has not improved for `patience` evaluations, or has reached `target`."""
+
+    metric: Literal["validation_loss", "validation_perplexity", "validation_token_accuracy"] = "validation_loss"
+    patience: int | None = Field(default=None, ge=1)
+    min_delta: float = Field(default=0.0, ge=0.0)
+    target: float | None = None
+
+    @model_validator(mode="after")
+    def _one_reason(self) -> Self:
+        if self.patience is None and self.target is None:
+            raise ValueError("give `patience` or `target`, or both")
+        return self
+
+
+class Checkpoints(Spec):
+    every: int | None = Field(default=None, ge=1, description="steps; default: a tenth of the run")
+    keep: int = Field(default=3, ge=1, le=1000)
+    keep_best: bool = True
+
+
+class Resources(Spec):
+    gpus: Literal["auto"] | Annotated[int, Field(ge=0, le=1)] = "auto"
+    nodes: Literal[1] = 1
+    memory_bytes: int | None = Field(default=None, ge=1, description="what the run may use; default: the slot's share")
+    max_runtime_seconds: float | None = Field(default=None, gt=0.0)
+
+
+class TrainSpec(Spec):
+    """Pretraining and fine-tuning."""
+
+    version: Literal[1] = 1
+    kind: Literal["train"] = "train"
+    suffix: Suffix | None = None
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    priority: int = Field(default=0, ge=-100, le=100)
+    metadata: Metadata = Field(default_factory=dict)
+    model: Model
+    adapter: NoAdapter = NoAdapter()
+    data: Data
+    objective: Objective = CausalLM()
+    optimizer: AdamW = AdamW()
+    schedule: Schedule = Cosine()
+    budget: Budget = Budget(epochs=1)
+    batch: Batch = Batch()
+    precision: Precision = "bf16"
+    evaluation: Evaluation = Evaluation()
+    stop: Stop | None = None
+    checkpoints: Checkpoints = Checkpoints()
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _data_fits_objective(self) -> Self:
+        if self.data.format != "auto":
+            check_fit(self.objective.kind, self.data.format)
+        if self.stop is not None and self.data.validation is None:
+            raise ValueError(f"`stop` watches {self.stop.metric}, but `data.validation` is not given; give it")
+        return self
+
+    def resolved(self, model: ModelConfig, *, format: FormatName) -> "TrainSpec":
+        """Fill in every default that depends on the model, and the detected format.
+
+        Raises:
+            ValueError: the format does not fit the objective, or the sequence is longer than the model's context.
+        """
+        check_fit(self.objective.kind, format)
+        length = self.data.sequence_length or min(model.context_length, 512)
+        if length > model.context_length:
+            raise ValueError(
+                f"data.sequence_length {length} is longer than the model's context of {model.context_length} tokens; "
+                f"give at most {model.context_length}"
+            )
+        pretrained = isinstance(self.model, PretrainedModel)
+        return self.model_copy(
+            update={
+                "data": self.data.model_copy(update={"format": format, "sequence_length": length}),
+                "optimizer": self.optimizer.model_copy(
+                    update={
+                        "learning_rate": self.optimizer.learning_rate
+                        or default_learning_rate(model.num_parameters(), pretrained=pretrained)
+                    }
+                ),
+                "batch": Batch(sequences=self.batch.sequences or (8 if pretrained else 32)),
+            }
+        )
+
+
+def check_fit(objective: str, format: str) -> None:
+    """Refuse data whose format does not yield what the objective consumes."""
+    consumes = OBJECTIVES[objective].consumes
+    if FORMATS[format].yields not in consumes:
+        fitting = [name for name, known in FORMATS.items() if known.yields in consumes]
+        raise ValueError(
+            f"objective {objective!r} cannot learn from data in format {format!r}; "
+            f"it takes {' or '.join(fitting)}: change `objective.kind` or the file"
+        )
+
+
+def default_learning_rate(num_parameters: int, *, pretrained: bool) -> float:
+    """3e-3 at 1 M parameters, falling with the cube root of the size (3e-4 at 1 B); a tenth of it to fine-tune.
+
+    The exponent is close to what Porian et al. 2024 (arXiv:2406.19146, table 4) find for AdamW.
+    """
+    rate = 3e-3 * (max(num_parameters, 1_000_000) / 1e6) ** (-1 / 3)
+    return float(f"{rate * (0.1 if pretrained else 1.0):.2e}")
+
+
+class TokenizerData(Spec):
+    train: Annotated[tuple[Source, ...], Field(min_length=1, max_length=64)]
+    format: Literal["auto"] | FormatName = "auto"
+
+
+class TokenizerSpec(Spec):
+    """Train a byte-level BPE tokenizer (Sennrich et al. 2016, arXiv:1508.07909)."""
+
+    version: Literal[1] = 1
+    kind: Literal["tokenizer"] = "tokenizer"
+    suffix: Suffix | None = None
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    priority: int = Field(default=0, ge=-100, le=100)
+    metadata: Metadata = Field(default_factory=dict)
+    algorithm: Literal["bpe"] = "bpe"
+    vocab_size: int = Field(default=8192, ge=512, le=262_144)
+    data: TokenizerData
+
+    def resolved(self, *, format: FormatName) -> "TokenizerSpec":
+        """Store the detected format."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"format": format})})
+
+
+JobSpec = Annotated[TrainSpec | TokenizerSpec, Field(discriminator="kind")]
+JOB_SPEC: TypeAdapter[JobSpec] = TypeAdapter(JobSpec)

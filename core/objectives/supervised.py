@@ -1,0 +1,29 @@
+"""Supervised fine-tuning: likelihood of what the assistant should say, given everything before it.
+
+    L = - sum_t w_t log p(x_t | x_<t),   w_t = the turn's weight on assistant tokens, 0 elsewhere
+
+Ouyang et al. 2022, "Training language models to follow instructions with human feedback", arXiv:2203.02155, section 3.5.
+Which tokens belong to the assistant is decided by `core.data.chat_template`, not here.
+"""
+
+from typing import ClassVar, Literal
+
+from core.data.examples import Conversation, PromptCompletion
+from core.loss import Loss, TokenStats
+from core.spec import Spec
+
+
+class Supervised(Spec):
+    """Fine-tuning on conversations (assistant turns) or on prompts with completions."""
+
+    kind: Literal["supervised"] = "supervised"
+
+    consumes: ClassVar[tuple[type, ...]] = (Conversation, PromptCompletion)
+
+    def loss(self, stats: TokenStats) -> Loss:
+        """Sum of weighted negative log-likelihoods, nats, over the summed weights."""
+        return Loss(
+            sum=-(stats.logp_BT * stats.weight_BT).sum(),
+            count=stats.weight_BT.sum(),
+            metrics={"token_accuracy": (stats.correct_BT * stats.weight_BT).sum()},
+        )

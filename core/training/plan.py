@@ -1,0 +1,115 @@
+"""What is fixed once, before the first step, so that every later attempt computes the same bits. No torch here.
+
+`Preparation` is what a scan of the data found (written by `core.data.prepare`); `Slot` is what a worker grants;
+`Plan` is the pure function of spec, preparation and slot that each attempt obeys.
+"""
+
+import math
+from importlib.metadata import version
+from typing import Literal
+
+from pydantic import Field
+
+from core.job_spec import TrainSpec
+from core.models.config import ModelConfig
+from core.spec import Spec
+
+
+class Preparation(Spec):
+    """Facts about the prepared data of a train job."""
+
+    train: tuple[str, ...]
+    """content hashes of the token datasets, in the order of `data.train`"""
+    validation: str | None
+    num_rows: int
+    """rows of `sequence_length` tokens that one epoch shows, weights applied"""
+    num_tokens: int
+    """tokens in those rows, padding excluded"""
+    num_supervised_tokens: int
+    """tokens with a loss weight above 0"""
+    num_validation_rows: int
+    num_documents: int
+    unigram_entropy: float
+    """of the training tokens, nats per token: what a model knows that only counts"""
+    bytes_per_token: float
+    truncated_documents: int = 0
+
+
+class Slot(Spec):
+    """A share of one machine that one run may use."""
+
+    device: Literal["cpu", "cuda"]
+    device_name: str
+    threads: int = Field(ge=1)
+    memory_bytes: int = Field(ge=1)
+
+
+class Plan(Spec):
+    """Obeyed by every attempt of a job. Two attempts under equal plans compute equal bits (CPU)."""
+
+    total_steps: int | None
+    """None: the budget is in seconds"""
+    micro_batch: int
+    evaluate_every: int | None
+    save_every: int
+    device: Literal["cpu", "cuda"]
+    device_name: str
+    threads: int
+    precision: Literal["bf16", "fp32"]
+    compiled: bool
+    attention: Literal["math", "sdpa"]
+    torch: str
+    parameters: int
+
+
+def total_steps(spec: TrainSpec, preparation: Preparation) -> int | None:
+    """Optimizer steps of the whole run; None where only the clock decides."""
+    sequences = spec.batch.sequences or 1
+    match spec.budget:
+        case b if b.steps is not None:
+            return b.steps
+        case b if b.epochs is not None:
+            return max(1, math.ceil(b.epochs * preparation.num_rows / sequences))
+        case b if b.tokens is not None:
+            tokens_per_step = sequences * preparation.num_tokens / max(preparation.num_rows, 1)
+            return max(1, math.ceil(b.tokens / tokens_per_step))
+        case _:
+            return None
+
+
+def plan(spec: TrainSpec, model: ModelConfig, preparation: Preparation, slot: Slot) -> Plan:
+    """Decide everything that touches the bits."""
+    steps = total_steps(spec, preparation)
+    tenth = max(1, (steps or 1000) // 10)
+    has_validation = preparation.num_validation_rows > 0
+    return Plan(
+        total_steps=steps,
+        micro_batch=micro_batch(spec, model, slot),
+        evaluate_every=(spec.evaluation.every or tenth) if has_validation else None,
+        save_every=spec.checkpoints.every or tenth,
+        device=slot.device,
+        device_name=slot.device_name,
+        threads=slot.threads,
+        precision=spec.precision,
+        compiled=False,
+        attention="math" if slot.device == "cpu" else "sdpa",
+        torch=version("torch"),
+        parameters=model.num_parameters(),
+    )
+
+
+def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot) -> int:
+    """The most sequences whose activations fit beside weights, gradients and AdamW's moments; at most the global batch.
+
+    An estimate from shapes, not a probe: it must not depend on what is free at the moment.
+    """
+    sequences, length = spec.batch.sequences or 1, spec.data.sequence_length or model.context_length
+    bytes_per_number = 2 if spec.precision == "bf16" else 4
+    per_layer = (
+        14 * model.hidden_size + 4 * model.intermediate_size + 2 * model.num_heads * length  # scores and their softmax
+    )
+    per_token = model.num_layers * per_layer * bytes_per_number + 8 * model.hidden_size * 4
+    logits = min(1024, length) * model.vocab_size * 4 * 3  # one chunk, its softmax and its gradient
+    budget = 0.8 * (spec.resources.memory_bytes or slot.memory_bytes) - 16 * model.num_parameters() - logits
+    fits = max(1, int(budget // (per_token * length)))
+    return min(sequences, fits)
