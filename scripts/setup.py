@@ -49,9 +49,9 @@ def use_new_enough_python():
         if shutil.which(name):
             os.execvp(name, [name, *sys.argv])
     sys.exit(
-        f"Weightsmith needs Python 3.11 or newer. {sys.executable} is {version()}, and PATH has no newer one.\n"
-        "Install one (Debian, Ubuntu: apt-get install python3.11 python3.11-venv; macOS: brew install python)\n"
-        "or name one: make setup PYTHON=/path/to/python3.12"
+        f"Weightsmith needs Python 3.11 or newer; {sys.executable} is {version()}, and PATH has no newer.\n"
+        "Install one (Debian, Ubuntu: apt-get install python3.11 python3.11-venv; macOS: brew install python)"
+        "\nor name one: make setup PYTHON=/path/to/python3.12"
     )
 
 
