@@ -129,7 +129,8 @@ def install_with_uv(configured):
         "--index-strategy",
         "unsafe-best-match",
     ]
-    return run(*command, *places, "-c", "constraints.txt", "-e", EXTRAS)
+    cache = [] if os.access(str(Path.home()), os.W_OK) else ["--no-cache"]
+    return run(*command, *cache, *places, "-c", "constraints.txt", "-e", EXTRAS)
 
 
 def pip(*arguments):
