@@ -43,7 +43,7 @@ class PromptCompletion:
 
 @dataclass(frozen=True)
 class TokenExample:
-    """Token ids with a loss weight for each: what every text example becomes. `weights[i]` belongs to `ids[i]` as a target."""
+    """What every text example becomes: ids with a loss weight each. `weights[i]` is that of `ids[i]` as a target."""
 
     ids: list[int]
     weights: list[float]

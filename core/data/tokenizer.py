@@ -4,11 +4,12 @@ and this class reads theirs: `tokenizer.json`, `tokenizer_config.json`, `special
 Text never becomes a special id: `encode("<|im_end|>")` gives the ids of those ten characters.
 """
 
+import builtins
 import codecs
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,7 @@ class Tokenizer:
     @classmethod
     def bytes(cls) -> "Tokenizer":
         """Id = byte for the first 256, then the specials: needs no training and knows every text."""
-        model = tokenizers.models.BPE(vocab={character: i for i, character in enumerate(BYTE_CHARACTERS)}, merges=[])
-        hf = tokenizers.Tokenizer(model)
-        hf.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        hf.decoder = tokenizers.decoders.ByteLevel()
-        hf.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIALS])
-        return cls.of(hf)
+        return cls(_byte_tokenizer_json(), _own_config(), CHATML)
 
     @classmethod
     def of(cls, hf: tokenizers.Tokenizer) -> "Tokenizer":
@@ -141,7 +137,7 @@ class Tokenizer:
             return b"".join(map(self.token_bytes, kept)).decode("utf-8", "replace")
         return str(self._hf.decode(list(ids), skip_special_tokens=skip_special))
 
-    def token_bytes(self, id: int) -> bytes:
+    def token_bytes(self, id: int) -> builtins.bytes:
         """What the token stands for in the text; a special token gives its name. Empty for ids that nothing has."""
         token = self._hf.id_to_token(id)
         if token is None:
@@ -196,10 +192,7 @@ class Tokenizer:
 
     @cached_property
     def _is_bytes(self) -> bool:
-        content = json.loads(self._json)
-        return content["model"].get("vocab") == {c: i for i, c in enumerate(BYTE_CHARACTERS)} and self._json == (
-            Tokenizer.bytes()._json
-        )
+        return self._json == _byte_tokenizer_json()
 
     def _text_of(self, name: str) -> str | None:
         token = self._config.get(name)
@@ -219,7 +212,7 @@ class Tokenizer:
 
 
 class DecodeStream:
-    """Text of a growing sequence of ids, never half a character: bytes wait until their character is whole."""
+    """Text of a growing sequence of ids. Bytes wait until their character is whole."""
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
@@ -249,6 +242,16 @@ def _byte_characters() -> str:
 
 BYTE_CHARACTERS = _byte_characters()
 _BYTES = {character: i for i, character in enumerate(BYTE_CHARACTERS)}
+
+
+@cache
+def _byte_tokenizer_json() -> str:
+    vocab = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+    hf = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=[]))
+    hf.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    hf.decoder = tokenizers.decoders.ByteLevel()
+    hf.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIALS])
+    return str(hf.to_str(pretty=True))
 
 
 def _continuation(tokenizer_json: str) -> tokenizers.Tokenizer | None:
