@@ -25,9 +25,7 @@ class CoreError(Exception):
         return (_rebuild, (type(self), self.message, self.code, self.param, self.hint))
 
 
-def _rebuild(
-    kind: type[CoreError], message: str, code: str, param: str | None, hint: str | None
-) -> CoreError:
+def _rebuild(kind: type[CoreError], message: str, code: str, param: str | None, hint: str | None) -> CoreError:
     return kind(message, code=code, param=param, hint=hint)
 
 

@@ -1,5 +1,5 @@
 """What a run reports, one JSON object per line of `events.jsonl`: written by the child process that does the work,
-read by the supervisor that watches it, stored by `core.jobs.store`, streamed to people. The same class at every step."""
+read by the supervisor that watches it, stored by `core.jobs.journal`, streamed to people. One class all the way."""
 
 from typing import Annotated, Literal
 
@@ -7,9 +7,7 @@ from pydantic import Field, TypeAdapter
 
 from core.spec import Spec
 
-Phase = Literal[
-    "reading", "tokenizing", "loading", "compiling", "training", "evaluating", "saving", "exporting"
-]
+Phase = Literal["reading", "tokenizing", "loading", "compiling", "training", "evaluating", "saving", "exporting"]
 
 
 class Started(Spec):

@@ -1,7 +1,7 @@
 """`JobSpec`: the one schema of a job, the same class in the request, in the database, in `spec.json` and in the loop.
 
-What is None here is a default that depends on the model or the data. `resolved()` fills in, at submit and once, all that
-depends on the model; what needs a scan of the data (total steps, intervals) is fixed in the `Plan`.
+What is None here is a default that depends on the model or the data. `resolved()` fills in, at submit and once, all
+that depends on the model; what needs a scan of the data (total steps, intervals) is fixed in the `Plan`.
 """
 
 from typing import Annotated, Literal, Self
@@ -11,7 +11,8 @@ from pydantic import Field, StringConstraints, TypeAdapter, model_validator
 from core.data.formats import FORMATS
 from core.models.config import Dimensions, ModelConfig
 from core.models.families import FAMILIES
-from core.objectives import OBJECTIVES, CausalLM, Objective
+from core.objectives import OBJECTIVES, Objective
+from core.objectives.causal_lm import CausalLM
 from core.spec import Spec
 
 Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
@@ -48,7 +49,8 @@ class Data(Spec):
     format: Literal["auto"] | FormatName = "auto"
     sequence_length: int | None = Field(default=None, ge=8, le=1_048_576, description="tokens of a training row")
     packing: Literal["documents", "none"] = Field(
-        default="documents", description="documents: several share a row and cannot see each other; none: one a row, padded"
+        default="documents",
+        description="documents: several share a row and cannot see each other; none: one a row, padded",
     )
 
 
@@ -68,7 +70,9 @@ class RandomModel(Spec):
             raise ValueError("give either `preset` or `dimensions`, and not both")
         presets = FAMILIES[self.family].PRESETS
         if self.preset is not None and self.preset not in presets:
-            raise ValueError(f"preset {self.preset!r} is unknown; the presets of {self.family} are {', '.join(presets)}")
+            raise ValueError(
+                f"preset {self.preset!r} is unknown; the presets of {self.family} are {', '.join(presets)}"
+            )
         return self
 
     def shape(self, *, vocab_size: int) -> ModelConfig:
@@ -99,7 +103,10 @@ class AdamW(Spec):
 
     kind: Literal["adamw"] = "adamw"
     learning_rate: float | None = Field(default=None, gt=0.0, le=1.0, description="default: by model size")
-    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.95)
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (
+        0.9,
+        0.95,
+    )
     eps: float = Field(default=1e-8, gt=0.0)
     weight_decay: float = Field(default=0.1, ge=0.0, le=1.0)
     max_grad_norm: float = Field(default=1.0, gt=0.0)
@@ -149,7 +156,11 @@ class Batch(Spec):
 
 class Evaluation(Spec):
     every: int | None = Field(default=None, ge=1, description="steps; default: a tenth of the run")
-    metrics: tuple[Literal["loss", "perplexity", "token_accuracy"], ...] = ("loss", "perplexity", "token_accuracy")
+    metrics: tuple[Literal["loss", "perplexity", "token_accuracy"], ...] = (
+        "loss",
+        "perplexity",
+        "token_accuracy",
+    )
     samples: int = Field(default=2, ge=0, le=16, description="texts written at each evaluation")
 
 

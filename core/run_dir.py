@@ -7,9 +7,9 @@
     child.log       its stdout and stderr
     …               results, named by its events with paths relative to the run directory
 
-Three programs keep this contract: `core.data.prepare`, `core.data.train_tokenizer`, `core.training.run`. Each takes the run
-directory as its only argument, so a person can repeat a run by hand; each ends on SIGTERM after saving what it must,
-and on the end of its standard input (its supervisor is gone).
+Three programs keep this contract: `core.data.prepare`, `core.data.train_tokenizer`, `core.training.run`. Each takes
+the run directory as its only argument, so a person can repeat a run by hand; each ends on SIGTERM after saving what
+it must, and on the end of its standard input (its supervisor is gone).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`ModelConfig`: the shapes and switches of a decoder. No torch: the api counts parameters and checks dimensions with it."""
+"""`ModelConfig`: the shapes and switches of a decoder. No torch: the api counts parameters and checks dimensions."""
 
 from typing import Literal, Self
 
@@ -15,7 +15,9 @@ class Dimensions(Spec):
     num_heads: int = Field(ge=1, le=256)
     num_kv_heads: int | None = Field(default=None, ge=1, le=256, description="default: num_heads")
     head_dim: int | None = Field(default=None, ge=2, le=512, description="default: hidden_size / num_heads")
-    intermediate_size: int | None = Field(default=None, ge=8, description="default: 8/3 of hidden_size, up to a multiple of 32")
+    intermediate_size: int | None = Field(
+        default=None, ge=8, description="default: 8/3 of hidden_size, up to a multiple of 32"
+    )
     context_length: int = Field(default=512, ge=8, le=1_048_576)
     tied_embeddings: bool = True
     rope_theta: float = Field(default=10000.0, gt=0)

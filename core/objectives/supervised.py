@@ -2,7 +2,7 @@
 
     L = - sum_t w_t log p(x_t | x_<t),   w_t = the turn's weight on assistant tokens, 0 elsewhere
 
-Ouyang et al. 2022, "Training language models to follow instructions with human feedback", arXiv:2203.02155, section 3.5.
+Ouyang et al. 2022, "Training language models to follow instructions with human feedback", arXiv:2203.02155.
 Which tokens belong to the assistant is decided by `core.data.chat_template`, not here.
 """
 

@@ -1,0 +1,102 @@
+"""The reaper and the dispatcher: one thread in every api process and every Celery main process. No single beat to lose.
+
+Several may run at once: rows are taken with SKIP LOCKED, and doing the same work twice changes nothing.
+"""
+
+import logging
+import random
+import threading
+
+from celery import Celery
+from sqlalchemy import or_, select
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from core.jobs import queue, store, sweeping, workers
+from core.jobs.database import Database
+from core.jobs.dialect import now
+from core.jobs.tables import Job
+from core.settings import Settings
+from core.storage import Storage
+
+log = logging.getLogger(__name__)
+
+
+class Housekeeping:
+    """Runs until `stop`. `wake` makes it look at once (after a submit)."""
+
+    def __init__(self, database: Database, celery: Celery, storage: Storage, settings: Settings) -> None:
+        self.database, self.celery, self.storage, self.settings = database, celery, storage, settings
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        healthy_rounds = 0
+        while not self._stopping:
+            try:
+                self.tick(reap=healthy_rounds * self.settings.reap_seconds >= self.settings.lease_seconds)
+                healthy_rounds += 1
+            except (OperationalError, DBAPIError, PoolTimeout) as error:
+                # After an outage everyone gets a whole lease to renew before anything is reaped.
+                healthy_rounds = 0
+                log.warning("housekeeping: database away: %s", str(error).splitlines()[0])
+            self._wake.wait(self.settings.reap_seconds * random.uniform(0.8, 1.2))
+            self._wake.clear()
+
+    def tick(self, *, reap: bool = True) -> None:
+        """One look: reap expired leases, send hints that are due, sweep what was deleted."""
+        if reap:
+            with self.database.transaction() as session:
+                reaped = store.reap(
+                    session,
+                    grace_seconds=0.0,
+                    max_attempts=self.settings.max_attempts,
+                    retry_base_seconds=self.settings.retry_base_seconds,
+                )
+                workers.forget_silent(session)
+            for job_id in reaped:
+                log.warning("reaped %s: its worker fell silent", job_id)
+        self.dispatch()
+        sweeping.sweep(self.database, self.storage, grace_seconds=self.settings.delete_grace_seconds)
+
+    def dispatch(self) -> None:
+        """Send a hint for each claimable job that has none, or an old one. Crash in between = sent again later."""
+        with self.database.transaction() as session:
+            hints = _take_hints(session, rehint_seconds=self.settings.rehint_seconds)
+        for job_id, name in hints:
+            if not queue.send_hint(self.celery, name, job_id):
+                break
+
+
+def _take_hints(session: Session, *, rehint_seconds: float, limit: int = 100) -> list[tuple[str, str]]:
+    """Stamp the jobs whose hint is due: (id, queue)."""
+    jobs = session.scalars(
+        select(Job)
+        .where(
+            Job.state.in_(("queued", "validating")),
+            Job.desired == "run",
+            Job.lease_owner.is_(None),
+            Job.run_after <= now(),
+            or_(Job.hinted_at.is_(None), Job.hinted_at < now() - rehint_seconds),
+        )
+        .order_by(Job.priority.desc(), Job.created_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    stamp = float(session.scalar(select(now())) or 0.0)
+    for job in jobs:
+        job.hinted_at = stamp
+    return [(job.id, job.queue) for job in jobs]

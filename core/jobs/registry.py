@@ -1,0 +1,234 @@
+"""Names and what they stand for: models, checkpoints, aliases, tokenizers; which of them are in use; which may go."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from core.errors import Conflict, NotFound
+from core.events import Saved
+from core.jobs import journal
+from core.jobs.dialect import now
+from core.jobs.ids import new_id, random_text
+from core.jobs.states import TERMINAL
+from core.jobs.tables import Alias, Checkpoint, Job, JobUse, Model, Project, TokenizerRow, Worker
+from core.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Servable:
+    """A model that can be loaded: a finished one, or a committed checkpoint."""
+
+    name: str
+    """resolved: the alias is gone"""
+    storage_key: str
+    """directory that holds `model/` and `manifest.json`"""
+    manifest_sha256: str
+    config: ModelConfig
+    root: str
+    object_id: str
+    """what a job that uses it must hold: the model's name or the checkpoint's id"""
+
+
+def resolve_model(session: Session, project_id: str, name: str) -> Servable:
+    """Find a model by its name, its alias, or `…:ckpt-step-n` (the newest committed attempt's).
+
+    Raises:
+        NotFound: code `model_not_found`; the message says how to alias an unknown name.
+    """
+    alias = session.get(Alias, (project_id, name))
+    target = alias.model_name if alias else name
+    model = session.scalar(
+        select(Model).where(Model.name == target, Model.project_id == project_id, Model.deleted_at.is_(None))
+    )
+    if model is not None:
+        config = ModelConfig.model_validate(model.config)
+        return Servable(model.name, model.storage_key, model.manifest_sha256, config, model.root, model.name)
+    found = session.execute(
+        select(Checkpoint, Job)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(
+            Checkpoint.model_name == target,
+            Checkpoint.project_id == project_id,
+            Checkpoint.deleted_at.is_(None),
+        )
+        .order_by(Checkpoint.fence.desc())
+        .limit(1)
+    ).first()
+    if found is not None:
+        checkpoint, job = found.tuple()
+        config = ModelConfig.model_validate(job.config)
+        root = _root(session, job)
+        return Servable(target, checkpoint.storage_key, checkpoint.manifest_sha256, config, root, checkpoint.id)
+    raise NotFound(
+        f"The model {name!r} does not exist in this project. To let a name of your own stand for one of your models: "
+        f"weightsmith models alias {name} MODEL",
+        code="model_not_found",
+        param="model",
+        hint="GET /v1/models lists the models.",
+    )
+
+
+def new_model_name(session: Session, project_id: str, *, suffix: str | None, base: Servable | None) -> str:
+    """`pt:{project}:{suffix}:{id8}` from random weights, else `ft:{root}:{project}:{suffix}:{id8}`."""
+    project = session.get_one(Project, project_id)
+    parts = ["pt"] if base is None else ["ft", base.root]
+    return ":".join([*parts, slug(project.name), suffix or "", random_text(8).lower()])
+
+
+def slug(text: str) -> str:
+    """Lower case letters, digits, dots and dashes: fit for a part of a model's name."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")[:40] or "model"
+
+
+def _root(session: Session, job: Job) -> str:
+    """The slug that stands for the lineage of what this job trains."""
+    if job.base_model is None:
+        return slug(str(job.spec.get("suffix") or (job.model_name or "").rsplit(":", 1)[-1]))
+    base = session.get(Model, job.base_model.split(":ckpt-step-")[0])
+    return base.root if base else slug(job.base_model)
+
+
+def commit_checkpoint(session: Session, job: Job, saved: Saved, *, storage_key: str) -> Checkpoint:
+    """From now on the checkpoint exists. `job` is `store.held` in this transaction."""
+    checkpoint = Checkpoint(
+        id=new_id("ckpt_"),
+        job_id=job.id,
+        project_id=job.project_id,
+        fence=job.fence,
+        step=saved.step,
+        model_name=f"{job.model_name}:ckpt-step-{saved.step}",
+        metrics=saved.metrics,
+        best=saved.best,
+        storage_key=storage_key,
+        manifest_sha256=saved.manifest_sha256,
+        size_bytes=saved.size_bytes,
+    )
+    session.add(checkpoint)
+    if saved.best:
+        session.execute(
+            update(Checkpoint).where(Checkpoint.job_id == job.id, Checkpoint.id != checkpoint.id).values(best=False)
+        )
+    job.checkpoint_id = checkpoint.id
+    data = saved.model_dump() | {"checkpoint": checkpoint.id, "model": checkpoint.model_name}
+    journal.append(session, job, "saved", f"Checkpoint at step {saved.step}", data=data)
+    return checkpoint
+
+
+def retire_checkpoints(session: Session, job: Job, *, keep: int, keep_best: bool) -> None:
+    """Hide all but the newest `keep` (and the best). What a generator or another job holds stays."""
+    rows = session.scalars(
+        select(Checkpoint)
+        .where(Checkpoint.job_id == job.id, Checkpoint.deleted_at.is_(None))
+        .order_by(Checkpoint.step.desc(), Checkpoint.fence.desc())
+    ).all()
+    for row in rows[keep:]:
+        if row.id == job.checkpoint_id or (keep_best and row.best):
+            continue
+        if not users_of(session, row.id) and not _is_loaded(session, row.storage_key):
+            row.deleted_at = float(session.scalar(select(now())) or 0.0)
+
+
+def add_model(
+    session: Session, job: Job, checkpoint: Checkpoint, *, metrics: dict[str, float], has_chat_template: bool
+) -> Model:
+    """The result of a train job: its final checkpoint under its model name. Same transaction as `store.succeed`."""
+    assert job.model_name is not None
+    assert job.config is not None
+    config = ModelConfig.model_validate(job.config)
+    model = Model(
+        name=job.model_name,
+        project_id=job.project_id,
+        job_id=job.id,
+        parent=job.base_model,
+        root=_root(session, job),
+        config=job.config,
+        num_parameters=config.num_parameters(),
+        metrics=metrics,
+        has_chat_template=has_chat_template,
+        storage_key=checkpoint.storage_key,
+        manifest_sha256=checkpoint.manifest_sha256,
+        size_bytes=checkpoint.size_bytes,
+    )
+    session.add(model)
+    job.result = {"model": model.name, "checkpoint": checkpoint.id, "metrics": metrics}
+    return model
+
+
+def add_tokenizer(
+    session: Session, job: Job, *, vocab_size: int, storage_key: str, sha256: str, metrics: dict[str, float]
+) -> TokenizerRow:
+    """The result of a tokenizer job. Same transaction as `store.succeed`."""
+    row = TokenizerRow(
+        id=new_id("tok_"),
+        project_id=job.project_id,
+        job_id=job.id,
+        vocab_size=vocab_size,
+        storage_key=storage_key,
+        sha256=sha256,
+        metrics=metrics,
+    )
+    session.add(row)
+    job.result = {"tokenizer": row.id, "metrics": metrics}
+    return row
+
+
+def get_tokenizer(session: Session, project_id: str, tokenizer_id: str) -> TokenizerRow:
+    row = session.scalar(
+        select(TokenizerRow).where(
+            TokenizerRow.id == tokenizer_id,
+            TokenizerRow.project_id == project_id,
+            TokenizerRow.deleted_at.is_(None),
+        )
+    )
+    if row is None:
+        raise NotFound(
+            f"No tokenizer {tokenizer_id!r} in this project.",
+            code="tokenizer_not_found",
+            hint="Train one with a job of kind `tokenizer`, or use `bytes`.",
+        )
+    return row
+
+
+def set_alias(session: Session, project_id: str, alias: str, model_name: str) -> Servable:
+    """Let `alias` stand for a model; replaces what it stood for."""
+    if session.get(Model, alias) is not None:
+        raise Conflict(f"{alias!r} is the name of a model; choose another alias.", code="alias_is_a_model")
+    target = resolve_model(session, project_id, model_name)
+    session.merge(Alias(project_id=project_id, alias=alias, model_name=target.name))
+    return target
+
+
+def users_of(session: Session, object_id: str) -> list[str]:
+    """Jobs that are not over and read this file, model, tokenizer or checkpoint."""
+    return list(
+        session.scalars(
+            select(JobUse.job_id)
+            .join(Job, Job.id == JobUse.job_id)
+            .where(JobUse.object_id == object_id, Job.state.not_in(TERMINAL))
+            .order_by(JobUse.job_id)
+        )
+    )
+
+
+def delete(session: Session, row: Any, object_id: str) -> None:
+    """Hide a row (file, model, tokenizer) at once; its bytes go after the grace.
+
+    Raises:
+        Conflict: code `in_use`, with the names of its users.
+    """
+    users = users_of(session, object_id)
+    if users:
+        raise Conflict(
+            f"{object_id} is used by {', '.join(users[:5])}{' and others' if len(users) > 5 else ''}; "
+            "cancel them or wait until they are over.",
+            code="in_use",
+        )
+    row.deleted_at = float(session.scalar(select(now())) or 0.0)
+
+
+def _is_loaded(session: Session, storage_key: str) -> bool:
+    loaded = session.scalars(select(Worker.models).where(Worker.kind == "generator"))
+    return any(storage_key in models for models in loaded)
