@@ -3,8 +3,8 @@
 A row has T inputs; the input at position t predicts the token after it *in its document*, so a document of n tokens has
 n - 1 inputs and the last token is only ever a target. Nothing is predicted across documents.
 
-    cut    divisible documents (text): laid end to end in an order drawn from the seed, cut every T inputs; a document goes
-           on in the next row
+    cut    divisible documents (text): laid end to end in an order drawn from the seed, cut every T inputs; a document
+           goes on in the next row
     fit    whole examples (conversations): best-fit decreasing, several a row; what is longer than T is cut off
     none   one example a row; a divisible document goes on in rows of its own
 

@@ -1,7 +1,8 @@
 """Checks that every format makes on a record, each saying what is wrong, what is allowed and what to do."""
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 MAX_DEPTH = 64
 MAX_TURNS = 2048
@@ -14,6 +15,27 @@ HARMLESS = frozenset(
     )
 )  # fmt: skip
 """keys that people keep beside their data and that no format learns from"""
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+"""strict: no NaN, no Infinity"""
+
+
+def parse_json(text: str) -> Any:
+    """
+    Raises:
+        ValueError: what is wrong and at which character.
+    """
+    try:
+        return DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at character {error.pos + 1}") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def check_keys(

@@ -1,11 +1,11 @@
-"""`TokenDataset`: tokenized examples in an immutable directory that is memory-mapped, so data larger than memory trains.
+"""`TokenDataset`: tokenized examples in an immutable directory, memory-mapped: data larger than memory trains.
 
     ids.bin       every example's ids, one after the other; uint16 where the vocabulary fits, else uint32
     weights.bin   uint8, 0 or 1 for each id as a target; absent when all are 1
     offsets.bin   int64, where each example starts, and the end: one more than there are examples
     meta.json     `Meta`
 
-The directory's name is its content hash: `dataset_hash` of the file it was made from and of everything that decided how.
+The directory's name is its content hash: `dataset_hash` of the file it was made from and of all that decided how.
 """
 
 import hashlib

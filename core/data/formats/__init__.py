@@ -5,10 +5,13 @@ and `parse(record) -> Example`, which raises `ValueError` with what is wrong, wh
 `parse` validates an upload and feeds training.
 """
 
+from typing import Literal
+
 from core.data.formats.chat import Chat
 from core.data.formats.prompt_completion import PromptCompletionFormat
 from core.data.formats.text import Text
 
+FormatName = Literal["text", "chat", "prompt_completion"]
 FORMATS: dict[str, type[Text] | type[Chat] | type[PromptCompletionFormat]] = {
     "text": Text,
     "chat": Chat,

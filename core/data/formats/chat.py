@@ -1,10 +1,18 @@
 """Format `chat`: {"messages": [{"role", "content", …}, …], "tools": […]}, as OpenAI's fine-tuning takes it."""
 
-import json
 from typing import Any, ClassVar, get_args
 
 from core.data.examples import Conversation, Role, Turn
-from core.data.records import MAX_NAME_CHARACTERS, MAX_TURNS, check_depth, check_keys, checked_text, kind_of, text_of
+from core.data.records import (
+    MAX_NAME_CHARACTERS,
+    MAX_TURNS,
+    check_depth,
+    check_keys,
+    checked_text,
+    kind_of,
+    parse_json,
+    text_of,
+)
 
 ROLES: tuple[Role, ...] = get_args(Role)
 NOTHING: frozenset[str] = frozenset()
@@ -112,8 +120,8 @@ def _tool_call(call: object, where: str) -> dict[str, Any]:
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError) as error:
+            arguments = parse_json(arguments or "{}")
+        except ValueError as error:
             raise ValueError(f"{where}: 'arguments' is not JSON ({error}); give a JSON object") from None
     if not isinstance(arguments, dict):
         raise ValueError(f"{where}: 'arguments' is {kind_of(arguments)}; give a JSON object")
