@@ -8,7 +8,7 @@ from core.spec import Spec
 class SamplingParams(Spec):
     """OpenAI's names and meanings, plus `top_k`. Temperature 0 is greedy."""
 
-    max_tokens: int = Field(default=16, ge=0)
+    max_tokens: int | None = Field(default=16, ge=0, description="None: what is left of the context")
     temperature: float = Field(default=1.0, ge=0.0, le=2.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0, description="0: no limit")
