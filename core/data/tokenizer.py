@@ -1,5 +1,6 @@
-"""`Tokenizer`: text to ids and back. The files are those of the Hugging Face ecosystem, so `AutoTokenizer` reads ours
-and this class reads theirs: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`.
+"""`Tokenizer`: text to ids and back. The files are those of the Hugging Face ecosystem, so `AutoTokenizer` reads
+ours and this class reads theirs: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`,
+`chat_template.jinja`.
 
 Text never becomes a special id: `encode("<|im_end|>")` gives the ids of those ten characters.
 """
