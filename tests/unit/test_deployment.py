@@ -1,6 +1,10 @@
 """What the container files and the pins say, held against what the code knows."""
 
+import os
 import re
+import socket
+import subprocess
+import sys
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from core.jobs import workers
+from core.jobs.database import Database
 from core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +44,18 @@ def test_a_service_is_watched_and_without_privileges(service: str) -> None:
     if service not in ("postgres", "redis"):
         assert settings["cap_drop"] == ["ALL"]
         assert settings["read_only"] is True
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_worker_is_healthy_while_its_heartbeat_is_young(database_url: str) -> None:
+    check = [sys.executable, *SERVICES["worker-train"]["healthcheck"]["test"][2:]]
+    environment = os.environ | {"DATABASE_URL": database_url}
+    assert subprocess.run(check, cwd=ROOT, env=environment).returncode == 1
+    database = Database(database_url)
+    with database.transaction() as session:
+        workers.beat(session, "w", kind="train", host=socket.gethostname(), pid=1, version="0")
+    database.close()
+    assert subprocess.run(check, cwd=ROOT, env=environment).returncode == 0
 
 
 def test_only_loopback_is_published() -> None:
