@@ -20,13 +20,17 @@ from types import FrameType
 from typing import NoReturn
 
 from core.errors import CoreError, StorageFull
-from core.events import Failed
+from core.events import Failed, Finished
 from core.run_dir import RunDir
 
 PR_SET_PDEATHSIG = 1
 TRACE_CHARACTERS = 4000
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SUPERVISOR_GONE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the work
+
+
+class Interrupted(Exception):
+    """The program was asked to end and has nothing to save."""
 
 
 class Stop:
@@ -38,9 +42,14 @@ class Stop:
     def request(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         self.requested = True
 
+    def check(self) -> None:
+        """For programs with nothing to save: end here if it was asked for."""
+        if self.requested:
+            raise Interrupted
+
 
 def run(main: Callable[[RunDir, Stop], None], run_dir: Path | None = None) -> NoReturn:
-    """Run `main` and exit: 0 when it returns, 1 after a `Failed` event.
+    """Run `main` and exit: 0 when it returns or was interrupted, 1 after a `Failed` event.
 
     `run_dir` is the program's only command-line argument unless it is given (a warm spare learns it later).
     """
@@ -55,6 +64,8 @@ def run(main: Callable[[RunDir, Stop], None], run_dir: Path | None = None) -> No
         threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
     try:
         main(where, stop)
+    except Interrupted:
+        where.report(Finished(reason="interrupted"))
     except Exception as error:
         traceback.print_exc()
         where.report(failure(error))

@@ -32,6 +32,8 @@ class Rows:
     start: Ints
     length: Ints
     first: Ints
+    supervised: int
+    """targets with a weight"""
     truncated: int = 0
     """examples of which the end was cut off"""
     dropped: int = 0
@@ -77,6 +79,7 @@ def _cut(documents: Ints, inputs: Ints, length: int) -> Rows:
         start=begins - (ends[at] - inputs[documents[at]]),
         length=np.diff(np.append(begins, total)),
         first=np.append(np.searchsorted(begins, row_starts), len(begins)),
+        supervised=total,
     )
 
 
@@ -86,12 +89,14 @@ def _pieces(documents: Ints, inputs: Ints, length: int) -> Rows:
     document = np.repeat(documents, counts)
     nth = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
     start = nth * length
-    return Rows(document, start, np.minimum(length, inputs[document] - start), np.arange(len(document) + 1))
+    lengths = np.minimum(length, inputs[document] - start)
+    return Rows(document, start, lengths, np.arange(len(document) + 1), supervised=int(lengths.sum()))
 
 
 def _fit(dataset: TokenDataset, inputs: Ints, length: int, seed: int, *, share: bool) -> Rows:
     kept = np.minimum(inputs, length)
-    learns = _supervised_within(dataset, kept) > 0
+    supervised = _supervised_within(dataset, kept)
+    learns = supervised > 0
     order = shuffled(len(inputs), seed)
     order = order[learns[order]]
     truncated = int((inputs[order] > length).sum())
@@ -103,7 +108,8 @@ def _fit(dataset: TokenDataset, inputs: Ints, length: int, seed: int, *, share: 
     else:
         sizes = np.ones(len(order), np.int64)
     first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    return Rows(order, np.zeros_like(order), kept[order], first, truncated, int((~learns).sum()))
+    dropped = int((~learns).sum())
+    return Rows(order, np.zeros_like(order), kept[order], first, int(supervised.sum()), truncated, dropped)
 
 
 def _best_fit(lengths: Ints, capacity: int) -> Ints:

@@ -156,7 +156,7 @@ class _Child:
         reply: dict[str, Any] = json.loads(self._read_line(SECONDS_A_RENDERING))
         if "error" in reply:
             raise InvalidData(
-                f"the chat template failed: {reply['message']}",
+                reply["message"],
                 code=reply["error"],
                 hint="correct chat_template.jinja, or the conversation",
             )

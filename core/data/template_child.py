@@ -92,7 +92,7 @@ def rendered(request: dict[str, Any], messages: list[Any], *, add_generation_pro
         size += len(part)
         if size > request["max_characters"]:
             raise Refused(
-                "chat_template_too_large", f"the rendering is longer than {request['max_characters']} characters"
+                "chat_template_too_large", f"the chat template wrote more than {request['max_characters']} characters"
             )
         parts.append(part)
     return "".join(parts)
@@ -127,11 +127,21 @@ def answer(request: dict[str, Any]) -> None:
     except Refused as refusal:
         say({"error": refusal.code, "message": str(refusal)})
     except MemoryError:
-        say({"error": "chat_template_too_large", "message": "rendering took too much memory"})
+        say({"error": "chat_template_too_large", "message": "the chat template took too much memory"})
     except jinja2.TemplateSyntaxError as error:
-        say({"error": "chat_template_error", "message": f"line {error.lineno}: {error.message}"[:500]})
+        say(
+            {
+                "error": "chat_template_error",
+                "message": f"the chat template is wrong in line {error.lineno}: {error.message}"[:500],
+            }
+        )
     except Exception as error:  # the template is foreign code: it can raise anything
-        say({"error": "chat_template_error", "message": f"{type(error).__name__}: {error}"[:500]})
+        say(
+            {
+                "error": "chat_template_error",
+                "message": f"the chat template failed: {type(error).__name__}: {error}"[:500],
+            }
+        )
 
 
 def say(reply: dict[str, Any]) -> None:
