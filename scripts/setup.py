@@ -61,9 +61,7 @@ def version():
 
 def digest():
     """Fingerprint of all that decides what lies in .venv, its own place included: a venv cannot be moved."""
-    inputs = [
-        (ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt", "scripts/setup.py")
-    ]
+    inputs = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt", "scripts/setup.py")]
     return hashlib.sha256(b"\0".join([*inputs, str(ROOT).encode()])).hexdigest()
 
 
@@ -115,9 +113,7 @@ def install_with_uv(configured):
     """uv takes seconds where pip takes minutes. It looks where pip looks, weighing all places as pip does."""
     if not pip("--quiet", "-c", "constraints.txt", "uv"):
         return False
-    places = [
-        word for option in configured for value in configured[option] for word in (UV_OPTIONS[option], value)
-    ]
+    places = [word for option in configured for value in configured[option] for word in (UV_OPTIONS[option], value)]
     command = [
         PYTHON,
         "-m",
@@ -139,9 +135,7 @@ def pip(*arguments):
 
 def pip_or_exit(*arguments):
     if not pip(*arguments):
-        sys.exit(
-            "setup: pip failed; the lines above say why. `make setup` goes on from here once it is mended."
-        )
+        sys.exit("setup: pip failed; the lines above say why. `make setup` goes on from here once it is mended.")
 
 
 def run(*command, quiet=False):
