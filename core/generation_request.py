@@ -1,5 +1,5 @@
-"""What the api asks a generator and what the generator answers: one `GenerationRequest`, then a stream of `Answer` lines
-(NDJSON). The same classes on both sides; no torch, no HTTP."""
+"""What the api asks a generator and what it answers: one `GenerationRequest`, then a stream of `Answer` lines (NDJSON).
+The same classes on both sides; no torch, no HTTP."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -48,7 +48,7 @@ class GenerationRequest(Spec):
             raise ValueError("give either `prompts` or `messages`, and not both")
         if len(self.prompts) * self.sampling.n > MAX_CHOICES:
             raise ValueError(
-                f"{len(self.prompts)} prompts with n = {self.sampling.n} are more than {MAX_CHOICES} answers; send fewer"
+                f"{len(self.prompts)} prompts with n = {self.sampling.n} are more than {MAX_CHOICES} answers"
             )
         return self
 
@@ -91,8 +91,8 @@ class Scores(ScoredToken):
 
 
 class Token(Spec):
-    """One token of answer number `choice` (prompt by prompt, `n` each). `text` is what it adds; bytes of a character that
-    is not whole yet add nothing, and what may become a stop string waits."""
+    """One token of answer number `choice` (prompt by prompt, `n` each). `text` is what it adds: nothing while a character
+    is not whole. What may become a stop string waits."""
 
     kind: Literal["token"] = "token"
     choice: int
