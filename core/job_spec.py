@@ -13,6 +13,7 @@ from core.models.config import Dimensions, ModelConfig
 from core.models.families import FAMILIES
 from core.objectives import OBJECTIVES, Objective
 from core.objectives.causal_lm import CausalLM
+from core.schedules import Cosine, Schedule
 from core.spec import Spec
 
 Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
@@ -110,26 +111,6 @@ class AdamW(Spec):
     eps: float = Field(default=1e-8, gt=0.0)
     weight_decay: float = Field(default=0.1, ge=0.0, le=1.0)
     max_grad_norm: float = Field(default=1.0, gt=0.0)
-
-
-class Cosine(Spec):
-    """Linear warm-up, then half a cosine down to `final_fraction` (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
-
-    kind: Literal["cosine"] = "cosine"
-    warmup_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
-    final_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
-
-
-class WarmupStableDecay(Spec):
-    """Linear warm-up, constant, linear decay over the last `decay_fraction` (Hu et al. 2024, arXiv:2404.06395)."""
-
-    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
-    warmup_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
-    decay_fraction: float = Field(default=0.2, ge=0.0, le=0.5)
-    final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
-
-
-Schedule = Annotated[Cosine | WarmupStableDecay, Field(discriminator="kind")]
 
 
 class Budget(Spec):

@@ -1,6 +1,6 @@
 """What an objective receives and returns. Tensors are for type checkers only: this module never loads torch.
 
-Legend: B batch, T tokens.
+Legend: N positions that carry a loss weight, over all rows of a micro-batch.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenStats:
-    """Per-position facts about the target tokens of a micro-batch, all fp32."""
+    """Facts about the target tokens of a micro-batch, all fp32. Positions with weight 0 are not here."""
 
-    logp_BT: Tensor
+    logp_N: Tensor
     """log-probability of each target token, nats"""
-    log_z_BT: Tensor
+    log_z_N: Tensor
     """log of the softmax normaliser at each position"""
-    weight_BT: Tensor
-    """loss weight of each target: 0 where it is padding, crosses a document, or must not be learned"""
-    correct_BT: Tensor
+    weight_N: Tensor
+    """loss weight of each target, above 0"""
+    correct_N: Tensor
     """1 where the target is the most likely token, else 0"""
 
 

@@ -2,6 +2,7 @@
 
     spec.json       JobSpec, resolved
     plan.json       Plan (training only)
+    preparation.json  Preparation: what the validating stage found (training only)
     inputs.json     RunInputs: where the inputs lie on this machine
     events.jsonl    what the child reports, one `core.events.Event` a line; appended, flushed per line
     child.log       its stdout and stderr
@@ -23,6 +24,7 @@ from core.spec import Spec
 
 SPEC = "spec.json"
 PLAN = "plan.json"
+PREPARATION = "preparation.json"
 INPUTS = "inputs.json"
 EVENTS = "events.jsonl"
 LOG = "child.log"

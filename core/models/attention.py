@@ -16,8 +16,8 @@ from core.models.transformer import Attend
 def packed_attention(segments_BT: Tensor, *, kind: Literal["math", "sdpa"]) -> Attend:
     """`segments_BT` numbers the documents of each row (0: padding, which sees only itself).
 
-    `math` is a matrix product, a softmax and a product again: on a CPU faster than the fused kernel at short lengths, and
-    its bits depend on nothing but the inputs. `sdpa` is torch's fused kernel, for GPUs.
+    `math` is a matrix product, a softmax and a product again: on a CPU faster than the fused kernel at short lengths,
+    and its bits depend on nothing but the inputs. `sdpa` is torch's fused kernel, for GPUs.
     """
     length = segments_BT.shape[1]
     same_BTT = segments_BT[:, :, None] == segments_BT[:, None, :]
@@ -33,6 +33,7 @@ def packed_attention(segments_BT: Tensor, *, kind: Literal["math", "sdpa"]) -> A
         if repeats > 1:
             k_BGTK, v_BGTK = k_BGTK.repeat_interleave(repeats, 1), v_BGTK.repeat_interleave(repeats, 1)
         scores_BHTT = (q_BHTK @ k_BGTK.transpose(-1, -2)).float() * q_BHTK.shape[-1] ** -0.5 + bias_B1TT
-        return scores_BHTT.softmax(-1).to(v_BGTK.dtype) @ v_BGTK
+        out_BHTK: Tensor = scores_BHTT.softmax(-1).to(v_BGTK.dtype) @ v_BGTK
+        return out_BHTK
 
     return attend

@@ -1,10 +1,10 @@
-"""The decoder: norm, rotary positions, attention, feed-forward, block, model, in reading order. It knows no cache and no
-mask: whoever calls it says with `attend` how queries meet keys and values (training: `core.models.attention`, generation:
-the key/value cache).
+"""The decoder: norm, rotary positions, attention, feed-forward, block, model, in reading order. It knows no cache and
+no mask: whoever calls it says with `attend` how queries meet keys and values (training: `core.models.attention`,
+generation: the key/value cache).
 
 Weight names are Hugging Face's for Llama, so `state_dict` interchanges as it is.
 
-Legend: B batch, T positions, D hidden size, H query heads, G key/value heads, K head width, F feed-forward, V vocabulary.
+Legend: B batch, T positions, D hidden size, H query heads, G key/value heads, K head width, V vocabulary.
 """
 
 import math
@@ -35,7 +35,7 @@ class RMSNorm(nn.Module):
 
 
 def rotary_angles(positions_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin, each [B, 1, T, K] fp32, of position times theta^(-2i/K) (Su et al. 2021, arXiv:2104.09864, eq. 15)."""
+    """cos and sin [B, 1, T, K], fp32, of position times theta^(-2i/K) (Su et al. 2021, arXiv:2104.09864, eq. 15)."""
     exponents = torch.arange(0, head_dim, 2, device=positions_BT.device, dtype=torch.float32) / head_dim
     angles = positions_BT[:, None, :, None].float() * theta**-exponents
     angles = torch.cat((angles, angles), dim=-1)
@@ -99,7 +99,8 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         x_BTD = x_BTD + self.dropout(self.self_attn(self.input_layernorm(x_BTD), cos, sin, attend))
-        return x_BTD + self.dropout(self.mlp(self.post_attention_layernorm(x_BTD)))
+        out: Tensor = x_BTD + self.dropout(self.mlp(self.post_attention_layernorm(x_BTD)))
+        return out
 
 
 class Trunk(nn.Module):

@@ -25,11 +25,11 @@ class CausalLM(Spec):
 
     def loss(self, stats: TokenStats) -> Loss:
         """Sum of weighted negative log-likelihoods, nats, over the summed weights."""
-        nll_BT = -stats.logp_BT
+        nll_N = -stats.logp_N
         if self.z_loss:
-            nll_BT = nll_BT + self.z_loss * stats.log_z_BT.square()
+            nll_N = nll_N + self.z_loss * stats.log_z_N.square()
         return Loss(
-            sum=(nll_BT * stats.weight_BT).sum(),
-            count=stats.weight_BT.sum(),
-            metrics={"token_accuracy": (stats.correct_BT * stats.weight_BT).sum()},
+            sum=(nll_N * stats.weight_N).sum(),
+            count=stats.weight_N.sum(),
+            metrics={"token_accuracy": (stats.correct_N * stats.weight_N).sum()},
         )

@@ -23,7 +23,7 @@ class Supervised(Spec):
     def loss(self, stats: TokenStats) -> Loss:
         """Sum of weighted negative log-likelihoods, nats, over the summed weights."""
         return Loss(
-            sum=-(stats.logp_BT * stats.weight_BT).sum(),
-            count=stats.weight_BT.sum(),
-            metrics={"token_accuracy": (stats.correct_BT * stats.weight_BT).sum()},
+            sum=-(stats.logp_N * stats.weight_N).sum(),
+            count=stats.weight_N.sum(),
+            metrics={"token_accuracy": (stats.correct_N * stats.weight_N).sum()},
         )

@@ -1,0 +1,44 @@
+"""Learning-rate schedules: the spec is the schedule. Each is its fields and one pure function of progress."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from core.spec import Spec
+
+
+class Cosine(Spec):
+    """Linear warm-up, then half a cosine down to `final_fraction` (Loshchilov and Hutter 2017, arXiv:1608.03983)."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
+    final_fraction: float = Field(default=0.1, ge=0.0, le=1.0)
+
+    def factor(self, progress: float) -> float:
+        """What the peak learning rate is multiplied by; `progress` runs from 0 to 1."""
+        if progress < self.warmup_fraction:
+            return progress / self.warmup_fraction
+        rest = (progress - self.warmup_fraction) / (1 - self.warmup_fraction)
+        return self.final_fraction + (1 - self.final_fraction) * (1 + math.cos(math.pi * min(rest, 1.0))) / 2
+
+
+class WarmupStableDecay(Spec):
+    """Linear warm-up, constant, linear decay over the last `decay_fraction` (Hu et al. 2024, arXiv:2404.06395)."""
+
+    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    warmup_fraction: float = Field(default=0.02, ge=0.0, le=0.5)
+    decay_fraction: float = Field(default=0.2, ge=0.0, le=0.5)
+    final_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+
+    def factor(self, progress: float) -> float:
+        """What the peak learning rate is multiplied by; `progress` runs from 0 to 1."""
+        if progress < self.warmup_fraction:
+            return progress / self.warmup_fraction
+        left = 1.0 - min(progress, 1.0)
+        if left >= self.decay_fraction:
+            return 1.0
+        return self.final_fraction + (1 - self.final_fraction) * left / self.decay_fraction
+
+
+Schedule = Annotated[Cosine | WarmupStableDecay, Field(discriminator="kind")]
