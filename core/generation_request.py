@@ -91,8 +91,8 @@ class Scores(ScoredToken):
 
 
 class Token(Spec):
-    """One token of answer number `choice` (prompt by prompt, `n` each). `text` is what it adds: nothing while a character
-    is not whole. What may become a stop string waits."""
+    """One token of answer number `choice` (prompt by prompt, `n` each). `text` is what it adds: nothing while a
+    character is not whole. What may become a stop string waits."""
 
     kind: Literal["token"] = "token"
     choice: int
