@@ -1,4 +1,4 @@
-"""Checkpoints: `model/` (a complete Hugging Face directory), `state/` (optimizer, random numbers, loop), `manifest.json`.
+"""Checkpoints: `model/` (a Hugging Face directory), `state/` (optimizer, random numbers, loop) and `manifest.json`.
 
 Saving: everything into a temporary directory, each file synced, the manifest last, then one rename and a sync of the
 parent: a checkpoint is whole or not there. Loading verifies sizes and hashes first. Nothing is ever unpickled.
@@ -113,8 +113,10 @@ def load(path: Path, *, model: Decoder, optimizer: torch.optim.Optimizer) -> Pro
     return Progress(**json.loads((path / "state" / "progress.json").read_text()))
 
 
-def verify(path: Path, *, manifest_sha256: str | None) -> dict[str, Any]:
+def verify(path: Path, *, manifest_sha256: str | None, below: str = "") -> dict[str, Any]:
     """Check every file of a checkpoint against its manifest, and the manifest against the hash that was recorded.
+
+    `below`: only files whose name begins so (`model/` for who only serves it).
 
     Raises:
         CorruptCheckpoint: names the first file that differs.
@@ -128,6 +130,8 @@ def verify(path: Path, *, manifest_sha256: str | None) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(text)
     for entry in manifest["files"]:
         file = path / entry["name"]
+        if not entry["name"].startswith(below):
+            continue
         if not file.is_file() or file.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
             raise CorruptCheckpoint(f"{path.name}: {entry['name']} is missing, truncated or altered")
     return manifest
