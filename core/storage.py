@@ -58,8 +58,9 @@ class Storage:
                 _fsync(partial)
                 partial.rename(target)
                 _fsync(target.parent)
-        except FileExistsError:
-            pass
+        except OSError as error:  # someone was faster: then ours is not needed
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -78,6 +79,11 @@ class Storage:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+    def names(self, key: str) -> list[str]:
+        """What lies directly below `key`; nothing there is fine."""
+        path = self.path(key)
+        return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free
@@ -109,10 +115,11 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+        _fsync(Path(target))
 
 
-def _fsync(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Float, event
+from sqlalchemy import Boolean, Connection, Engine, Float, event
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -22,6 +22,23 @@ def _now_postgresql(element: now, compiler: Any, **kw: Any) -> str:
 @compiles(now, "sqlite")
 def _now_sqlite(element: now, compiler: Any, **kw: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+class needs_gpu(FunctionElement[bool]):
+    """Whether the spec in this JSON column asks for a GPU by number (`resources.gpus` of 1, not `auto`)."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(needs_gpu, "postgresql")
+def _needs_gpu_postgresql(element: needs_gpu, compiler: Any, **kw: Any) -> str:
+    return f"(COALESCE({compiler.process(element.clauses, **kw)} #>> '{{resources,gpus}}', '') = '1')"
+
+
+@compiles(needs_gpu, "sqlite")
+def _needs_gpu_sqlite(element: needs_gpu, compiler: Any, **kw: Any) -> str:
+    return f"(COALESCE(json_extract({compiler.process(element.clauses, **kw)}, '$.resources.gpus'), '') = 1)"
 
 
 def prepare_engine(engine: Engine) -> None:

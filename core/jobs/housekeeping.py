@@ -6,10 +6,11 @@ Several may run at once: rows are taken with SKIP LOCKED, and doing the same wor
 import logging
 import random
 import threading
+import time
 
 from celery import Celery
 from sqlalchemy import or_, select
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -44,15 +45,18 @@ class Housekeeping:
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        healthy_rounds = 0
+        healthy_since: float | None = None
         while not self._stopping:
             try:
-                self.tick(reap=healthy_rounds * self.settings.reap_seconds >= self.settings.lease_seconds)
-                healthy_rounds += 1
-            except (OperationalError, DBAPIError, PoolTimeout) as error:
                 # After an outage everyone gets a whole lease to renew before anything is reaped.
-                healthy_rounds = 0
+                patient = healthy_since is None or time.monotonic() - healthy_since < self.settings.lease_seconds
+                self.tick(reap=not patient)
+                healthy_since = healthy_since or time.monotonic()
+            except (DBAPIError, PoolTimeout) as error:
+                healthy_since = None
                 log.warning("housekeeping: database away: %s", str(error).splitlines()[0])
+            except OSError as error:
+                log.warning("housekeeping: storage: %s", error)
             self._wake.wait(self.settings.reap_seconds * random.uniform(0.8, 1.2))
             self._wake.clear()
 
@@ -62,7 +66,6 @@ class Housekeeping:
             with self.database.transaction() as session:
                 reaped = store.reap(
                     session,
-                    grace_seconds=0.0,
                     max_attempts=self.settings.max_attempts,
                     retry_base_seconds=self.settings.retry_base_seconds,
                 )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.events import (
@@ -38,7 +38,6 @@ def append(
     *,
     level: Level = "info",
     data: dict[str, Any] | None = None,
-    fence: int | None = None,
 ) -> None:
     """The next event of a job; the row lock that the caller holds keeps `seq` without gaps."""
     job.event_seq += 1
@@ -46,13 +45,20 @@ def append(
         JobEvent(
             job_id=job.id,
             seq=job.event_seq,
-            fence=job.fence if fence is None else fence,
+            fence=job.fence,
             kind=kind,
             level=level,
             message=message,
             data=data or {},
         )
     )
+
+
+def recorded_offset(session: Session, job: Job) -> int:
+    """Bytes of this attempt's events file that are recorded. The database decides, so a commit whose answer was lost
+    records nothing twice."""
+    query = select(Attempt.event_offset).where(Attempt.job_id == job.id, Attempt.fence == job.fence)
+    return session.scalar(query) or 0
 
 
 def record(session: Session, job: Job, events: Sequence[Event], *, offset: int) -> None:
@@ -133,13 +139,9 @@ def _record_step(session: Session, job: Job, event: Step, points: dict[str, list
         append(session, job, "step", message, data=data)
 
 
-def append_log(session: Session, job: Job, text: str) -> None:
-    """Keep a piece of the child's output, up to 16 MiB an attempt."""
-    offset = session.scalar(
-        select(func.coalesce(func.max(LogChunk.offset + func.length(LogChunk.text)), 0)).where(
-            LogChunk.job_id == job.id, LogChunk.fence == job.fence
-        )
-    )
-    if text and (offset or 0) < MAX_LOG_BYTES:
+def append_log(session: Session, job: Job, text: str, *, offset: int) -> None:
+    """Keep a piece of the child's output, up to 16 MiB an attempt. `offset` is where it begins, in bytes: a piece that
+    is there already (a commit whose answer was lost) is not added again."""
+    if text and offset < MAX_LOG_BYTES and session.get(LogChunk, (job.id, job.fence, offset)) is None:
         clean = text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
-        session.add(LogChunk(job_id=job.id, fence=job.fence, offset=offset or 0, text=clean))
+        session.add(LogChunk(job_id=job.id, fence=job.fence, offset=offset, text=clean))

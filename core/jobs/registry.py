@@ -92,7 +92,17 @@ def _root(session: Session, job: Job) -> str:
 
 
 def commit_checkpoint(session: Session, job: Job, saved: Saved, *, storage_key: str) -> Checkpoint:
-    """From now on the checkpoint exists. `job` is `store.held` in this transaction."""
+    """From now on the checkpoint exists. `job` is `store.held` in this transaction.
+
+    Asked twice (the first commit's answer was lost), it finds the one that is there.
+    """
+    there = session.scalar(
+        select(Checkpoint).where(
+            Checkpoint.job_id == job.id, Checkpoint.fence == job.fence, Checkpoint.step == saved.step
+        )
+    )
+    if there is not None:
+        return there
     checkpoint = Checkpoint(
         id=new_id("ckpt_"),
         job_id=job.id,

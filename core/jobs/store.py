@@ -5,27 +5,24 @@ the lease is lost (`LeaseLost`): kill the child, write nothing. Each change of s
 transaction.
 """
 
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, and_, case, select, update
+from sqlalchemy import ColumnElement, and_, case, not_, select, true, update
 from sqlalchemy.orm import Session
 
 from core.errors import Conflict, LeaseLost, NotFound
 from core.events import Failed, Finished
 from core.job_spec import JOB_SPEC, JobSpec
-from core.jobs import journal
-from core.jobs.dialect import now
+from core.jobs import journal, retry
+from core.jobs.dialect import needs_gpu, now
 from core.jobs.ids import new_id
 from core.jobs.states import LEASED, TERMINAL, JobState
-from core.jobs.tables import Attempt, Job, JobUse
+from core.jobs.tables import Attempt, Checkpoint, Job, JobUse
 from core.models.config import ModelConfig
 
 LIGHT, TRAIN = "light", "train"
-MAX_DEATHS_WITHOUT_PROGRESS = 3
-MAX_BACKOFF_SECONDS = 360.0
 
 
 @dataclass(frozen=True)
@@ -134,25 +131,26 @@ def request_resume(session: Session, project_id: str, job_id: str) -> Job:
 # --- what a lease holder does ---
 
 
-def claim(session: Session, *, queue: str, worker: str, lease_seconds: float) -> Claim | None:
+def claim(session: Session, *, queue: str, worker: str, lease_seconds: float, gpu: bool = True) -> Claim | None:
     """Take the first job of the queue: highest priority, then oldest. None: nothing to do.
 
-    One conditional UPDATE decides; a hint is never more than a reason to call this.
+    One conditional UPDATE decides; a hint is never more than a reason to call this. `gpu`: the slot has one.
     """
-    claimable = and_(Job.desired == "run", Job.lease_owner.is_(None), Job.run_after <= now(), Job.queue == queue)
-    first = (
-        select(Job.id)
-        .where(claimable, Job.state.in_(("queued", "validating")))
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
+    claimable = and_(
+        Job.desired == "run",
+        Job.lease_owner.is_(None),
+        Job.run_after <= now(),
+        Job.queue == queue,
+        Job.state.in_(("queued", "validating")),
+        true() if gpu else not_(needs_gpu(Job.spec)),
     )
-    job_id = session.scalar(first)
+    first = select(Job.id).where(claimable).order_by(Job.priority.desc(), Job.created_at, Job.id).limit(1)
+    job_id = session.scalar(first.with_for_update(skip_locked=True))
     if job_id is None:
         return None
     job = session.scalar(
         update(Job)
-        .where(Job.id == job_id, claimable, Job.state.in_(("queued", "validating")))
+        .where(Job.id == job_id, claimable)
         .values(
             state=case((Job.state == "queued", "running"), else_=Job.state),
             fence=Job.fence + 1,
@@ -169,10 +167,11 @@ def claim(session: Session, *, queue: str, worker: str, lease_seconds: float) ->
     if job is None:
         return None
     stage: Literal["validating", "running"] = "running" if job.state == "running" else "validating"
-    session.add(Attempt(job_id=job.id, fence=job.fence, stage=stage, worker=worker))
+    resumes_at = session.scalar(select(Checkpoint.step).where(Checkpoint.id == job.checkpoint_id)) or 0
+    session.add(Attempt(job_id=job.id, fence=job.fence, stage=stage, worker=worker, first_step=resumes_at))
     if stage == "running":
         job.started_at = job.started_at or _clock(session)
-        _move(session, job, "running", f"Attempt {job.fence} runs on {worker}", fence=job.fence)
+        _move(session, job, "running", f"Attempt {job.fence} runs on {worker}")
     else:
         journal.append(session, job, "validating", f"Validating the data on {worker}")
     return Claim(job_id=job.id, fence=job.fence, stage=stage)
@@ -218,7 +217,7 @@ def finish_validating(session: Session, claim: Claim, preparation: dict[str, Any
     """The data is fit to run on: queue the job (or leave it to what the user wants meanwhile)."""
     job = held(session, claim)
     job.preparation = preparation
-    job.phase, job.fraction = None, 0.0
+    job.phase, job.fraction, job.no_progress_failures = None, 0.0, 0
     _close(session, job, "prepared")
     if job.desired == "run":
         _enqueue(session, job, "Data prepared")
@@ -226,12 +225,26 @@ def finish_validating(session: Session, claim: Claim, preparation: dict[str, Any
         _stop_as_desired(session, job)
 
 
-def succeed(session: Session, claim: Claim, finished: Finished) -> None:
-    """The work is done; its result becomes a model or a tokenizer in the same transaction (see core.jobs.registry)."""
+def succeed(session: Session, claim: Claim, finished: Finished) -> bool:
+    """The work is done; its result becomes a model or a tokenizer in the same transaction (see core.jobs.registry).
+
+    False, and the job ends cancelled, when that was promised to the user before.
+    """
     job = held(session, claim)
+    if job.desired == "cancel":
+        end_stopped(session, claim)
+        return False
     job.fraction = 1.0
     _close(session, job, "succeeded")
     _move(session, job, "succeeded", f"Done: {finished.reason.replace('_', ' ')}", data=finished.model_dump())
+    return True
+
+
+def revise_plan(session: Session, claim: Claim, plan: dict[str, Any], why: str) -> None:
+    """The plan cannot be carried out here (no memory for it): the next attempt follows another one."""
+    job = held(session, claim)
+    job.plan = plan
+    journal.append(session, job, "plan_revised", why, level="warn", data={"plan": plan})
 
 
 def end_stopped(session: Session, claim: Claim) -> None:
@@ -239,7 +252,7 @@ def end_stopped(session: Session, claim: Claim) -> None:
     job = held(session, claim)
     _close(session, job, "stopped")
     if job.desired == "run":
-        _enqueue(session, job, "Resumed while stopping")
+        _requeue(session, job, "Resumed while stopping")
     else:
         _stop_as_desired(session, job)
 
@@ -264,27 +277,18 @@ def fail(session: Session, claim: Claim, failure: Failed, *, max_attempts: int, 
 # --- what the reaper does ---
 
 
-def reap(session: Session, *, grace_seconds: float, max_attempts: int, retry_base_seconds: float) -> list[str]:
+def reap(session: Session, *, max_attempts: int, retry_base_seconds: float) -> list[str]:
     """End the attempts whose lease ran out. Bumps the fence, so the old holder can write nothing more."""
     expired = session.scalars(
         select(Job)
-        .where(Job.lease_owner.is_not(None), Job.lease_expires_at < now() - grace_seconds)
+        .where(Job.lease_owner.is_not(None), Job.lease_expires_at < now())
         .limit(50)
         .with_for_update(skip_locked=True)
     ).all()
     for job in expired:
-        owner, job.fence = job.lease_owner, job.fence + 1
-        if job.desired != "run":
-            _close(session, job, "lease_expired", f"{owner} fell silent")
-            _stop_as_desired(session, job)
-            continue
-        failure = Failed(
-            code="worker_lost",
-            message=f"The worker {owner} fell silent.",
-            hint="Look at that machine's log; the job goes on elsewhere.",
-            retryable=True,
-        )
-        _end_failed(session, job, failure, max_attempts=max_attempts, retry_base_seconds=retry_base_seconds)
+        job.fence += 1
+        silent = retry.worker_lost(job.lease_owner or "")
+        _end_failed(session, job, silent, max_attempts=max_attempts, retry_base_seconds=retry_base_seconds)
     return [job.id for job in expired]
 
 
@@ -322,15 +326,14 @@ def _move(
     *,
     level: journal.Level = "info",
     data: dict[str, Any] | None = None,
-    fence: int | None = None,
 ) -> None:
     """The one place where `state` changes (the database's trigger refuses what TRANSITIONS does not list)."""
     job.state = to
-    if to not in LEASED:
+    if to not in ("running", "stopping"):  # nobody enters `validating` by a move and holds a lease
         job.lease_owner = job.lease_expires_at = None
     if to in TERMINAL:
         job.phase, job.finished_at = None, _clock(session)
-    journal.append(session, job, "state", message, level=level, data={**(data or {}), "state": to}, fence=fence)
+    journal.append(session, job, "state", message, level=level, data={**(data or {}), "state": to})
 
 
 def _close(session: Session, job: Job, outcome: str, reason: str | None = None) -> None:
@@ -340,7 +343,7 @@ def _close(session: Session, job: Job, outcome: str, reason: str | None = None) 
         .where(Attempt.job_id == job.id, Attempt.ended_at.is_(None))
         .values(ended_at=now(), outcome=outcome, reason=reason)
     )
-    if outcome != "released" and job.checkpoint_id != job.checkpoint_at_claim:
+    if job.checkpoint_id != job.checkpoint_at_claim:
         job.no_progress_failures = 0
 
 
@@ -367,6 +370,9 @@ def _requeue(session: Session, job: Job, message: str, *, delay_seconds: float =
 
 
 def _stop_as_desired(session: Session, job: Job) -> None:
+    if job.state == "running":  # seen only now, at the attempt's end: the life of a job has no shorter way
+        _move(session, job, "stopping", f"Stopping to {job.desired}")
+        session.flush()
     if job.desired == "cancel":
         _move(session, job, "cancelled", "Cancelled")
     else:
@@ -376,20 +382,19 @@ def _stop_as_desired(session: Session, job: Job) -> None:
 def _end_failed(session: Session, job: Job, failure: Failed, *, max_attempts: int, retry_base_seconds: float) -> None:
     progressed = job.checkpoint_id != job.checkpoint_at_claim
     _close(session, job, "failed", f"{failure.code}: {failure.message}")
+    if job.desired == "cancel" or (job.desired == "pause" and failure.retryable):
+        return _stop_as_desired(session, job)
     job.no_progress_failures = 0 if progressed else job.no_progress_failures + 1
-    poisoned = job.no_progress_failures >= MAX_DEATHS_WITHOUT_PROGRESS or job.attempts >= max_attempts
-    if failure.retryable and not poisoned:
-        # The first retry after progress is immediate; then the wait doubles, with full jitter.
-        ceiling = retry_base_seconds * 2 ** (job.no_progress_failures - 1) if job.no_progress_failures else 0.0
-        delay = random.uniform(0.5, 1.0) * min(ceiling, MAX_BACKOFF_SECONDS)
-        _requeue(session, job, f"Will be tried again: {failure.message}", delay_seconds=delay)
-        return
-    job.error_code = "poison" if failure.retryable else failure.code
-    job.error_message = (
-        f"Gave up after {job.no_progress_failures} attempts without progress at step {job.step}; "
-        f"the last one: {failure.message}"
-        if failure.retryable
-        else failure.message
+    given_up = retry.last_word(
+        failure,
+        no_progress_failures=job.no_progress_failures,
+        attempts=job.attempts,
+        max_attempts=max_attempts,
+        step=job.step,
     )
+    if given_up is None:
+        delay = retry.delay_seconds(job.no_progress_failures, base_seconds=retry_base_seconds)
+        return _requeue(session, job, f"Will be tried again: {failure.message}", delay_seconds=delay)
+    job.error_code, job.error_message = given_up
     job.error_hint, job.error_param = failure.hint, failure.param
     _move(session, job, "failed", job.error_message, level="error", data={"code": job.error_code})
