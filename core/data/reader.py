@@ -309,12 +309,14 @@ def _csv(stream: BufferedReader, *, delimiter: str) -> Iterator[tuple[int, Recor
     try:
         for row in rows:
             line, starts = rows.line_num + 1, line
+            if not row:
+                continue
             if header is None:
                 header = row
                 if len(set(header)) < len(header):
                     yield starts, BadLine(f"the header names a column twice: {', '.join(header)}"[:500])
                     return
-            elif row:
+            else:
                 yield starts, _csv_record(header, row)
     except csv.Error as error:
         yield line, BadLine(f"not CSV: {error}; nothing behind this line could be read")

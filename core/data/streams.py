@@ -70,9 +70,12 @@ def open_stream(path: Path, *, progress: Callable[[float], None] | None = None) 
     stream: io.BufferedReader = io.BufferedReader(_Chunked(bounded(), file), CHUNK_BYTES)
     try:
         head = stream.peek(16)[:4096]
+        _refuse_binary(head)
     except Damaged:  # the reader meets it again, at line 1
         return stream
-    _refuse_binary(head)
+    except InvalidData:
+        stream.close()
+        raise
     if head.startswith(b"\xef\xbb\xbf"):
         stream.read(3)
     return stream

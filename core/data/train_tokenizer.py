@@ -5,7 +5,7 @@ Byte pair encoding: Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -40,7 +40,7 @@ def main(run_dir: RunDir, stop: child.Stop) -> None:
     reports = [_check(file, progress) for file in files]
     progress.enter("training")
     corpus = Corpus(files, [source.weight for source in spec.data.train], reports, progress)
-    tokenizer = _train(corpus, spec.vocab_size, stop)
+    tokenizer = learn_bpe(corpus, spec.vocab_size, stop)
     if tokenizer.vocab_size < spec.vocab_size:
         message = f"the text gives {tokenizer.vocab_size} tokens; {spec.vocab_size} were asked for"
         run_dir.report(Warned(code="small_vocabulary", message=message))
@@ -99,7 +99,7 @@ def _texts_of(example: Example) -> list[str]:
     return [example.prompt, example.completion]
 
 
-def _train(corpus: Corpus, vocab_size: int, stop: child.Stop) -> Tokenizer:
+def learn_bpe(corpus: Iterable[str], vocab_size: int, stop: child.Stop) -> Tokenizer:
     """Count words and merge pairs, in a thread: the library answers no signal while it merges."""
     hf = tokenizers.Tokenizer(models.BPE())
     hf.pre_tokenizer = pre_tokenizers.Sequence(
@@ -121,7 +121,7 @@ def _train(corpus: Corpus, vocab_size: int, stop: child.Stop) -> Tokenizer:
     def learn() -> None:
         try:
             hf.train_from_iterator(corpus, trainer)
-        except BaseException as error:
+        except BaseException as error:  # raised again by the thread that waits
             errors.append(error)
 
     thread = threading.Thread(target=learn, daemon=True)
