@@ -104,6 +104,10 @@ class Settings(BaseModel):
         }
         return {_variable(name): _as_text(value) for name, value in given.items() if value is not None}
 
+    def child_environment(self) -> dict[str, str]:
+        """This process's environment with these settings in it."""
+        return dict(os.environ) | self.environment()
+
 
 def _variable(field: str) -> str:
     return field.upper() if field in _PLAIN_NAMES else f"WEIGHTSMITH_{field.upper()}"
@@ -130,3 +134,9 @@ def settings() -> Settings:
     except ValidationError as error:
         faults = "; ".join(f"{_variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
         raise SystemExit(f"weightsmith: bad settings: {faults}") from None
+
+
+def client_environment() -> dict[str, str]:
+    """What variables tell the command line: some of `base_url`, `api_key` and `home`."""
+    names = ("base_url", "api_key", "home")
+    return {name: value for name in names if (value := os.environ.get(_variable(name)))}

@@ -1,0 +1,68 @@
+"""What a job printed and what happened to it, once or as it comes."""
+
+import time
+from typing import Any
+
+import typer
+
+from cli.problem import ExitCode
+from cli.session import Session, when
+from cli.watch import LOOK_SECONDS, OVER, describe, look, new_events, verdict
+
+
+def log_text(session: Session, job_id: str, tail: int) -> str:
+    """The last lines of a job's log."""
+    found = look(session, f"jobs/{job_id}/logs", tail=tail)
+    return str(found["text"])
+
+
+def follow_log(session: Session, job_id: str, tail: int) -> ExitCode:
+    """Print what is added to the log until the job is over; gives its verdict."""
+    printed = ""
+    try:
+        while True:
+            job = look(session, f"jobs/{job_id}")  # before the log: nothing that comes last is missed
+            text = log_text(session, job_id, max(tail, 1000))
+            fresh = text if not printed else text[_seen(printed, text) :]
+            if fresh:
+                typer.echo(fresh if printed else "".join(fresh.splitlines(keepends=True)[-tail:]), nl=False)
+                printed = text
+            if job["state"] in OVER:
+                return verdict(session, job)
+            time.sleep(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        session.say(f"\n{job_id} goes on")
+        return ExitCode.INTERRUPTED
+
+
+def _seen(printed: str, text: str) -> int:
+    """How much of `text` has been printed: where it goes on behind the end of `printed`."""
+    last = printed[-2000:]
+    at = text.rfind(last)
+    return at + len(last) if at >= 0 else 0
+
+
+def follow_events(session: Session, job_id: str) -> ExitCode:
+    """Print events as they happen until the job is over; gives its verdict."""
+    seen = 0
+    try:
+        while True:
+            job: dict[str, Any] = look(session, f"jobs/{job_id}")
+            for event in new_events(session, job_id, seen):
+                seen = event["seq"]
+                show_event(session, event)
+            if job["state"] in OVER:
+                return verdict(session, job)
+            time.sleep(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        session.say(f"\n{job_id} goes on")
+        return ExitCode.INTERRUPTED
+
+
+def show_event(session: Session, event: dict[str, Any]) -> None:
+    if session.json:
+        session.line(event)
+    elif session.console.is_terminal:
+        session.console.print(f"{when(event['created_at']).plain[11:19]}  {describe(event)}")
+    else:
+        typer.echo(f"{when(event['created_at']).plain}\t{event['kind']}\t{describe(event)}")

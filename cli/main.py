@@ -1,0 +1,167 @@
+"""`weightsmith`: the command. A subcommand's module is imported when it is called, so that help is there at once."""
+
+import json
+import sys
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Start": {
+        "demo": ("cli.demo", "From raw text to a trained model that answers, in minutes"),
+        "up": ("cli.up", "Keep a whole stack running on this machine"),
+        "doctor": ("cli.doctor", "Look at what runs here and say what is wrong"),
+    },
+    "Every day": {
+        "train": ("cli.train", "Upload a file and train on it, in one line"),
+        "generate": ("cli.generate:generate_app", "Let a model continue a text"),
+        "chat": ("cli.generate:chat_app", "Talk to a model"),
+    },
+    "Things": {
+        "jobs": ("cli.jobs", "Submit, watch, pause, resume, cancel, clone"),
+        "files": ("cli.files", "Upload, check, list, show, remove"),
+        "models": ("cli.models", "List, download, import, name, remove"),
+        "tokenizers": ("cli.tokenizers", "List, show, remove"),
+        "workers": ("cli.workers", "Who works for this service now"),
+        "keys": ("cli.keys", "Create, list, revoke API keys"),
+        "api": ("cli.api_call", "Call any address of the API"),
+    },
+}
+COMMANDS = {name: place for section in SECTIONS.values() for name, place in section.items()}
+
+EPILOG = """
+\b
+Exit codes:
+  0 done             4 not signed in        8 timed out, the job goes on
+  1 failed           5 not found            9 no server
+  2 usage            6 wrong state          130 interrupted
+  3 the job failed   7 no room, try again
+
+\b
+Examples:
+  weightsmith demo
+  weightsmith jobs submit job.json --watch
+  weightsmith jobs ls --json | jq '.data[].id'
+"""
+
+# May stand anywhere in the line; `main` moves them to the front.
+FLAGS = ("--json", "--quiet", "-q", "--debug")
+VALUED = ("--base-url", "--api-key")
+
+
+class Commands(TyperGroup):
+    """The table above as a command group."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = typer.main.get_command(getattr(import_module(module), attribute or "app"))
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<10}", summary) for name, (_, summary) in commands.items()])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.commands = dict.fromkeys(COMMANDS, self)  # names for "did you mean"
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"weightsmith {version('weightsmith')}")
+        raise typer.Exit
+
+
+@app.callback(epilog=EPILOG)
+def options(
+    ctx: typer.Context,
+    json_: Annotated[bool, typer.Option("--json", help="Print the API's answer unchanged.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
+    base_url: Annotated[str | None, typer.Option(help="The service, e.g. http://127.0.0.1:8000/v1")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Key; better in WEIGHTSMITH_API_KEY.")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Train, fine-tune and serve language models on machines you own.
+
+    The options below may stand anywhere in the line.
+    """
+    from cli.session import Session
+
+    ctx.obj = Session(json=json_, quiet=quiet, base_url=base_url, api_key=api_key)
+
+
+def hoist(arguments: list[str]) -> list[str]:
+    """Move the options that every command takes to the front; what follows `--` stays as it is."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in FLAGS or word.startswith(tuple(f"{name}=" for name in VALUED)):
+            front.append(word)
+        elif word in VALUED:
+            front += [word, *([value] if (value := next(words, None)) is not None else [])]
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run one command. Errors become one message and an exit code, never a trace."""
+    arguments = hoist(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(args=arguments, prog_name="weightsmith")
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if "--debug" in arguments:
+            raise
+        sys.exit(report(error, as_json="--json" in arguments))
+
+
+def report(error: Exception, *, as_json: bool) -> int:
+    """Say on standard error what went wrong and what to do; returns the exit code."""
+    from cli.problem import Problem
+
+    if not isinstance(error, Problem):
+        typer.echo(f"weightsmith: this should not have happened: {type(error).__name__}: {error}", err=True)
+        typer.echo("The same command with --debug shows where.", err=True)
+        return 1
+    if as_json:
+        typer.echo(json.dumps(error.envelope), err=True)
+        return error.exit_code
+    typer.echo(f"weightsmith: {error.message}", err=True)
+    if error.hint:
+        typer.echo(f"  {error.hint}", err=True)
+    if error.request_id and error.exit_code == 1:
+        typer.echo(f"  request {error.request_id}", err=True)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

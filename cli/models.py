@@ -1,0 +1,182 @@
+"""`weightsmith models`: what training leaves and what can be generated with."""
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from cli.problem import Problem
+from cli.session import Cell, Column, Session, count, noun, session_of, size, when
+
+app = noun()
+Model = Annotated[str, typer.Argument(help="Its id or an alias.", metavar="MODEL")]
+
+COLUMNS: dict[str, Column] = {
+    "id": lambda model: model["id"],
+    "parameters": lambda model: count(model.get("parameters")),
+    "size": lambda model: size(model.get("bytes")),
+    "created": lambda model: when(model["created"]),
+}
+
+
+def _metrics(model: Any) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in sorted((model.get("metrics") or {}).items()))
+
+
+def _config(model: Any) -> Cell:
+    config = model.get("config") or {}
+    shown = ", ".join(f"{name} {value}" for name, value in config.items())
+    return Cell(shown, shown)
+
+
+FIELDS: dict[str, Column] = COLUMNS | {
+    "family": lambda model: model.get("family"),
+    "parent": lambda model: model.get("parent"),
+    "job": lambda model: model.get("job"),
+    "metrics": _metrics,
+    "chat": lambda model: "yes" if model.get("has_chat_template") else "",
+    "config": _config,
+}
+
+
+def address(model: str) -> str:
+    """The path of a model; a `/` in its name is data."""
+    return f"models/{quote(model, safe=':')}"
+
+
+@app.command()
+def ls(ctx: typer.Context) -> None:
+    """List models.
+
+    \b
+    Examples:
+      weightsmith models ls
+      weightsmith models ls -q
+    """
+    session = session_of(ctx)
+    session.listing(session.client.get("models"), COLUMNS, empty="no models yet; `weightsmith train` makes one")
+
+
+@app.command()
+def show(ctx: typer.Context, model: Model) -> None:
+    """Show a model: size, lineage, figures.
+
+    \b
+    Example:
+      weightsmith models show pt:default:plays:1a2b3c4d
+    """
+    session = session_of(ctx)
+    session.object(session.client.get(address(model)), FIELDS)
+
+
+@app.command()
+def rm(
+    ctx: typer.Context,
+    models: Annotated[list[str], typer.Argument(help="Their ids.", metavar="MODEL...")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete models. One that a job still needs is kept.
+
+    \b
+    Example:
+      weightsmith models rm pt:default:plays:1a2b3c4d --yes
+    """
+    session = session_of(ctx)
+    for model in models:
+        session.confirm(f"Delete {model} for good?", yes=yes)
+        deleted = session.client.delete(address(model))
+        session.raw(deleted) if session.json else session.say(f"deleted {model}")
+
+
+@app.command()
+def pull(
+    ctx: typer.Context,
+    model: Model,
+    to: Annotated[Path | None, typer.Option("--to", "-o", help="File. Default: the model's name, .zip.")] = None,
+    format: Annotated[str, typer.Option(help="safetensors, …")] = "safetensors",
+) -> None:
+    """Download a model as a zip of its Hugging Face directory; prints the file's name.
+
+    \b
+    Examples:
+      weightsmith models pull pt:default:plays:1a2b3c4d
+      weightsmith models pull plays --to plays.zip && unzip plays.zip -d plays
+    """
+    session = session_of(ctx)
+    target = to or Path(model.replace(":", "-").replace("/", "-") + ".zip")
+    part = target.with_name(target.name + ".part")
+    try:
+        _download(session, f"{address(model)}/download", format, part)
+        part.replace(target)
+    except OSError as error:
+        raise Problem(f"{target}: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    typer.echo(str(target))
+    session.say(f"{size(target.stat().st_size).shown}; transformers and vLLM read the folder in it")
+
+
+def _download(session: Session, path: str, format: str, part: Path) -> None:
+    from cli.files import progress_bar
+
+    with (
+        session.client.stream("GET", path, params={"format": format}) as response,
+        progress_bar(session, part.stem, int(response.headers.get("content-length", 0)) or None) as advance,
+        part.open("wb") as file,
+    ):
+        for block in response.iter_bytes(1 << 20):
+            file.write(block)
+            advance(len(block))
+
+
+@app.command()
+def alias(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="A name of your choice, e.g. gpt-4o-mini.", metavar="ALIAS")],
+    model: Model,
+) -> None:
+    """Let a name of your own stand for a model, so that code need not change.
+
+    \b
+    Example:
+      weightsmith models alias gpt-4o-mini pt:default:plays:1a2b3c4d
+    """
+    session = session_of(ctx)
+    found = session.client.request("PUT", f"{address(name)}/alias", json={"model": model}).json()
+    session.raw(found) if session.json else session.say(f"{name} now stands for {model}")
+
+
+@app.command()
+def aliases(ctx: typer.Context) -> None:
+    """List aliases.
+
+    \b
+    Example:
+      weightsmith models aliases
+    """
+    session = session_of(ctx)
+    columns: dict[str, Column] = {
+        "alias": lambda row: row.get("alias") or row["id"],
+        "model": lambda row: row["model"],
+        "created": lambda row: when(row.get("created_at")),
+    }
+    session.listing(session.client.get("aliases"), columns, empty="no aliases; `weightsmith models alias ALIAS MODEL`")
+
+
+@app.command("import")
+def import_(
+    ctx: typer.Context,
+    path: Annotated[str, typer.Argument(help="A Hugging Face directory on the server.", metavar="PATH")],
+    name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
+) -> None:
+    """Take over a model from a folder that the server's operator allows (WEIGHTSMITH_IMPORT_FOLDERS).
+
+    \b
+    Example:
+      weightsmith models import /models/SmolLM2-135M
+    """
+    session = session_of(ctx)
+    body = {"path": str(Path(path).resolve())} | ({"name": name} if name else {})
+    found = session.client.post("models/import", body, timeout=600.0)
+    session.raw(found) if session.json else typer.echo(found["id"])

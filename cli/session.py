@@ -1,0 +1,210 @@
+"""One run of the command line: the flags that every command takes, the client, and how things are shown.
+
+Standard output carries data only: a table cut to the width of a terminal, tab-separated full values in a pipe, or the
+API's own JSON. Progress, hints and errors go to standard error.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import typer
+
+from cli.problem import ExitCode, Problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cli.client import Client
+
+Row = Mapping[str, Any]
+
+
+class Cell(NamedTuple):
+    """A value as a person and as a program wants to read it."""
+
+    shown: str
+    plain: str
+
+
+Column = Callable[[Any], "str | Cell | None"]
+
+
+class Session:
+    def __init__(
+        self, *, json: bool = False, quiet: bool = False, base_url: str | None = None, api_key: str | None = None
+    ) -> None:
+        self.json = json
+        self.quiet = quiet
+        self._base_url = base_url
+        self._api_key = api_key
+
+    @cached_property
+    def client(self) -> "Client":
+        from cli.client import Client, find_credentials
+
+        return Client(find_credentials(self._base_url, self._api_key))
+
+    @cached_property
+    def console(self) -> "Console":
+        """Standard output."""
+        from rich.console import Console
+
+        return Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
+
+    @cached_property
+    def screen(self) -> "Console":
+        """Standard error: for what people read while they wait."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+    def say(self, text: str) -> None:
+        """Tell a person something that is no data."""
+        if not self.quiet:
+            typer.echo(text, err=True)
+
+    def listing(self, page: Any, columns: Mapping[str, Column], *, empty: str) -> None:
+        """A page of a list: rows by column."""
+        rows = page["data"]
+        if self.json:
+            self.raw(page)
+        elif self.quiet:
+            for row in rows:
+                typer.echo(row["id"])
+        elif not self.console.is_terminal:
+            for row in rows:
+                typer.echo("\t".join(_one_line(_cell(column(row)).plain) for column in columns.values()))
+        elif rows:
+            self._table(rows, columns)
+        if not rows and not self.json:
+            self.say(empty)
+        elif page.get("has_more") and not self.json:
+            self.say(f"more: add --after {rows[-1]['id']}")
+
+    def _table(self, rows: list[Row], columns: Mapping[str, Column]) -> None:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for number, name in enumerate(columns):
+            table.add_column(name, no_wrap=True, overflow="fold" if number == 0 else "ellipsis")
+        for row in rows:
+            table.add_row(*(_one_line(_cell(column(row)).shown) for column in columns.values()))
+        self.console.print(table)
+
+    def object(self, found: Any, fields: Mapping[str, Column]) -> None:
+        """One object: a line for each field that has a value."""
+        if self.json:
+            self.raw(found)
+        elif self.quiet:
+            typer.echo(found["id"])
+        else:
+            self.facts({name: _cell(field(found)) for name, field in fields.items()})
+
+    def facts(self, facts: Mapping[str, "str | Cell | None"]) -> None:
+        """Names and values, the names in a column of their own."""
+        cells = {name: _cell(value) for name, value in facts.items()}
+        width = max((len(name) for name in cells), default=0)
+        for name, cell in cells.items():
+            if not cell.plain:
+                continue
+            if self.console.is_terminal:
+                lines = cell.shown.splitlines() or [""]
+                self.console.print(f"{name:<{width}}  {lines[0]}")
+                for line in lines[1:]:
+                    self.console.print(" " * (width + 2) + line)
+            else:
+                typer.echo(f"{name}\t{_one_line(cell.plain)}")
+
+    def raw(self, found: Any) -> None:
+        """The API's own words."""
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+    def line(self, found: Any) -> None:
+        """One object of a stream, on a line of its own, at once."""
+        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Ask before something is destroyed; off a terminal only `--yes` will do."""
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            raise Problem(f"{question} Nobody is there to answer", exit_code=ExitCode.USAGE, hint="add --yes")
+        if not typer.confirm(question, err=True):
+            raise Problem("nothing was done", exit_code=ExitCode.FAILED)
+
+
+def session_of(ctx: typer.Context) -> Session:
+    """The session that the main command has put there."""
+    session: Session = ctx.obj
+    return session
+
+
+def noun() -> typer.Typer:
+    """An app for the commands of one noun."""
+    return typer.Typer(
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+
+
+def _cell(value: "str | Cell | None") -> Cell:
+    return value if isinstance(value, Cell) else Cell(value or "", value or "")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def when(timestamp: float | None) -> Cell:
+    """How long ago, or the moment (UTC)."""
+    if timestamp is None:
+        return Cell("", "")
+    moment = datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Cell(f"{duration(max(0.0, time.time() - timestamp))} ago", moment)
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 and whole % 60 else f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def size(num_bytes: float | None) -> Cell:
+    """`3.4 MB`, or the number."""
+    if num_bytes is None:
+        return Cell("", "")
+    plain, amount = str(int(num_bytes)), float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return Cell(f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}", plain)
+        amount /= 1000
+    return Cell(f"{amount:.1f} TB", plain)
+
+
+def count(number: float | None) -> Cell:
+    """`1.3 M`, or the number."""
+    if number is None:
+        return Cell("", "")
+    plain, amount = f"{number:.0f}", float(number)
+    if amount < 10_000:
+        return Cell(f"{amount:,.0f}", plain)
+    for unit in ("k", "M", "G"):
+        amount /= 1000
+        if amount < 1000:
+            return Cell(f"{amount:.1f} {unit}" if amount < 100 else f"{amount:.0f} {unit}", plain)
+    return Cell(f"{amount / 1000:.1f} T", plain)

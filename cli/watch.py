@@ -1,0 +1,222 @@
+"""Following a job until it is over: a bar on a terminal, plain lines in a pipe. Leaving costs the job nothing."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from cli.problem import ExitCode, Problem
+from cli.session import Session, duration
+
+LOOK_SECONDS = 0.5
+PLAIN_LINE_SECONDS = 15.0
+PATIENCE_SECONDS = 60.0
+"""How long a server may be away before we give up."""
+OVER = {"succeeded": ExitCode.DONE, "failed": ExitCode.JOB_FAILED, "cancelled": ExitCode.JOB_FAILED}
+SILENT = ("step", "started", "prepared")
+"""Events that the bar already shows."""
+STATES = {
+    "validating": "reading the data",
+    "queued": "waiting for a worker",
+    "running": "training",
+    "stopping": "saving",
+}
+
+
+class Display(Protocol):
+    """What following needs of a screen."""
+
+    def show(self, job: dict[str, Any]) -> None: ...
+    def tell(self, text: str) -> None: ...
+
+
+def follow(session: Session, job_id: str, *, timeout: float | None = None, show_events: bool = True) -> dict[str, Any]:
+    """Show a job's progress until it is over, and return it.
+
+    Raises:
+        Problem: it was paused, the time is up, or the server stays away.
+        KeyboardInterrupt: the user left; the job goes on.
+    """
+    deadline = time.monotonic() + timeout if timeout else None
+    seen = 0
+    with display(session) as shown:
+        while True:
+            job: dict[str, Any] = look(session, f"jobs/{job_id}")
+            if show_events:
+                for event in new_events(session, job_id, seen):
+                    seen = event["seq"]
+                    if event["kind"] not in SILENT:
+                        shown.tell(describe(event))
+            shown.show(job)
+            if job["state"] in OVER:
+                return job
+            if job["state"] == "paused":
+                raise Problem(
+                    f"{job_id} is paused at step {job['progress'].get('step', 0)}",
+                    exit_code=ExitCode.WRONG_STATE,
+                    hint=f"go on with `weightsmith jobs resume {job_id}`",
+                )
+            if deadline is not None and time.monotonic() > deadline:
+                raise Problem(
+                    f"{job_id} is not over after {timeout:g} s; it goes on",
+                    exit_code=ExitCode.TIMED_OUT,
+                    hint=f"look again with `weightsmith jobs watch {job_id}`",
+                )
+            time.sleep(LOOK_SECONDS)
+
+
+def look(session: Session, path: str, **params: Any) -> Any:
+    """GET, patiently: a server that is restarting is asked again."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return session.client.get(path, **params)
+        except Problem as problem:
+            passing = problem.exit_code in (ExitCode.UNREACHABLE, ExitCode.NO_ROOM)
+            if not passing or time.monotonic() > deadline:
+                raise
+        time.sleep(LOOK_SECONDS)
+
+
+def new_events(session: Session, job_id: str, seen: int) -> Iterator[dict[str, Any]]:
+    """Events behind `seen`, in order."""
+    while True:
+        page = look(session, f"jobs/{job_id}/events", after=seen or None, limit=100, order="asc")
+        for event in page["data"]:
+            seen = event["seq"]
+            yield event
+        if not page.get("has_more") or not page["data"]:
+            return
+
+
+def describe(event: dict[str, Any]) -> str:
+    """One event as one line; a sample with the text it is about."""
+    data = event.get("data") or {}
+    if event["kind"] == "sampled":
+        text = " ".join(f"{data.get('prompt', '')}{data.get('text', '')}".split())
+        return f"{event['message']}: {text}"
+    mark = {"warn": "warning: ", "error": "error: "}.get(event.get("level", "info"), "")
+    return f"{mark}{event['message']}"
+
+
+def verdict(session: Session, job: dict[str, Any]) -> ExitCode:
+    """Say how a job ended; the exit code of whoever followed it."""
+    result = job.get("result") or {}
+    if job["state"] == "succeeded":
+        made = result.get("model") or result.get("tokenizer")
+        session.say(f"{job['id']} succeeded" + (f": {made}" if made else ""))
+        if result.get("model"):
+            session.say(f"try it: weightsmith generate {result['model']} 'Once upon a time'")
+        return ExitCode.DONE
+    error = job.get("error") or {}
+    session.say(f"{job['id']} {job['state']}" + (f": {error['message']}" if error.get("message") else ""))
+    if error.get("hint"):
+        session.say(f"  {error['hint']}")
+    if job["state"] == "failed":
+        session.say(f"  its log: weightsmith jobs logs {job['id']}")
+    return OVER[job["state"]]
+
+
+def stage(job: dict[str, Any]) -> str:
+    """What the job is doing now, in a word or three."""
+    if job["state"] == "queued" and job.get("queue_position"):
+        return f"waiting, {job['queue_position']} ahead" if job["queue_position"] > 1 else "waiting, next"
+    if job["state"] in ("running", "validating") and job.get("phase"):
+        return str(job["phase"])
+    return STATES.get(job["state"], str(job["state"]))
+
+
+def figures(job: dict[str, Any]) -> str:
+    """Step, loss, speed and time left: those that are known."""
+    progress = job.get("progress") or {}
+    latest = job.get("metrics") or {}
+    parts = []
+    if progress.get("total_steps"):
+        parts.append(f"step {progress.get('step', 0)}/{progress['total_steps']}")
+    elif progress.get("step"):
+        parts.append(f"step {progress['step']}")
+    if latest.get("train_loss") is not None:
+        parts.append(f"loss {latest['train_loss']:.3f}")
+    if progress.get("tokens_per_second"):
+        parts.append(f"{progress['tokens_per_second']:,.0f} tok/s")
+    if progress.get("eta_seconds") is not None and job["state"] == "running":
+        parts.append(f"{duration(progress['eta_seconds'])} left")
+    return " · ".join(parts)
+
+
+@contextmanager
+def display(session: Session) -> Iterator[Display]:
+    """A bar where there is a terminal, else lines; nothing at all with --quiet, one job a line with --json."""
+    if session.screen.is_terminal and not session.quiet and not session.json:
+        with Bar(session) as bar:
+            yield bar
+    else:
+        yield Lines(session)
+
+
+class Lines:
+    """A line when the stage changes, and one now and then."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._stage = ""
+        self._spoke_at = 0.0
+
+    def show(self, job: dict[str, Any]) -> None:
+        now = time.monotonic()
+        current = stage(job)
+        over = job["state"] in OVER
+        if self._session.json:
+            if over or current != self._stage or now - self._spoke_at >= PLAIN_LINE_SECONDS:
+                self._session.line(job)
+                self._stage, self._spoke_at = current, now
+            return
+        numbers = figures(job)
+        if current != self._stage or (numbers and now - self._spoke_at >= PLAIN_LINE_SECONDS):
+            if not over:
+                self._session.say(f"{current}  {numbers}".rstrip())
+            self._stage, self._spoke_at = current, now
+
+    def tell(self, text: str) -> None:
+        if not self._session.json:
+            self._session.say(text)
+
+
+class Bar:
+    """One line that is drawn again and again, and lines that stay above it."""
+
+    def __init__(self, session: Session) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._console = session.screen
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[figures]}"),
+            console=session.screen,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task("", total=1.0, figures="")
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, job: dict[str, Any]) -> None:
+        fraction = (job.get("progress") or {}).get("fraction") or 0.0
+        known = fraction > 0 or job["state"] == "running"
+        self._progress.update(
+            self._task,
+            description=f"{stage(job):<11}",
+            completed=fraction,
+            total=1.0 if known else None,
+            figures=figures(job),
+        )
+
+    def tell(self, text: str) -> None:
+        self._console.print(text, overflow="ellipsis", no_wrap=True)
