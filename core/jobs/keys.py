@@ -86,9 +86,7 @@ def create_project(session: Session, name: str) -> Project:
     try:
         session.flush()
     except IntegrityError:
-        raise Conflict(
-            f"There is already a project named {name!r}.", code="project_exists", param="name"
-        ) from None
+        raise Conflict(f"There is already a project named {name!r}.", code="project_exists", param="name") from None
     return row
 
 

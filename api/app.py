@@ -1,0 +1,59 @@
+"""The api process: `uvicorn --factory api.app:create_app`. It loads no torch and trains nothing."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from fastapi import FastAPI
+
+from api import errors, logs
+from api.dependencies import Services
+from api.figures import Figures
+from api.middleware import BodyLimit, Exchange
+from api.routes import health
+from core.jobs.database import Database
+from core.jobs.housekeeping import Housekeeping
+from core.jobs.queue import make_celery
+from core.settings import Settings, settings
+from core.storage import open_storage
+
+ROUTERS = [health.router]
+
+
+def create_app(given: Settings | None = None) -> FastAPI:
+    """Connects to nothing yet: the process starts, and answers /healthz, while the database is away."""
+    chosen = given or settings()
+    logs.configure(chosen.log_level)
+    database = Database(chosen.database_url)
+    storage = open_storage(chosen.storage_url)
+    celery = make_celery(chosen.redis_url)
+    figures = Figures(database)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        housekeeping = Housekeeping(database, celery, storage, chosen)
+        async with httpx.AsyncClient(timeout=httpx.Timeout(600.0, connect=5.0), trust_env=False) as http:
+            app.state.services = Services(chosen, database, storage, celery, housekeeping, figures, http)
+            housekeeping.start()
+            try:
+                yield
+            finally:
+                housekeeping.stop()
+                database.close()
+
+    app = FastAPI(
+        title="Weightsmith",
+        summary="Train, fine-tune and serve language models on machines you own.",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    errors.install(app)
+    app.add_middleware(BodyLimit, max_body_bytes=chosen.max_body_bytes, max_post_bytes=chosen.max_post_bytes)
+    app.add_middleware(Exchange, figures=figures, allowed_hosts=chosen.allowed_hosts)
+    return app
