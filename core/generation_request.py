@@ -54,8 +54,7 @@ class GenerationRequest(Spec):
 
     @property
     def conversation(self) -> Conversation:
-        turns = (Turn(**message.model_dump()) for message in self.messages)
-        return Conversation(turns=tuple(turns), tools=self.tools)
+        return _conversation(self.messages, self.tools)
 
 
 class TokenizeRequest(Spec):
@@ -65,6 +64,14 @@ class TokenizeRequest(Spec):
     text: str | None = None
     messages: tuple[Message, ...] = Field(default=(), max_length=4096)
     tools: tuple[dict[str, Any], ...] = Field(default=(), max_length=128)
+
+    @property
+    def conversation(self) -> Conversation:
+        return _conversation(self.messages, self.tools)
+
+
+def _conversation(messages: tuple[Message, ...], tools: tuple[dict[str, Any], ...]) -> Conversation:
+    return Conversation(turns=tuple(Turn(**message.model_dump()) for message in messages), tools=tools)
 
 
 class TokenIds(Spec):

@@ -1,0 +1,201 @@
+"""The thread that computes. It steps every engine that has work and hands what is new to the streams of the requests;
+it never waits for a reader. A request's stream is bounded: one whose reader is behind gets no more tokens until it has
+caught up, and everybody else keeps their speed.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from core.errors import CapacityExceeded
+from core.generation.continuation import Continuation, Line
+from core.generation.engine import Engine
+from core.generation_request import Error, Usage
+
+_log = logging.getLogger(__name__)
+BUFFERED_LINES = 256
+IDLE_SECONDS = 1.0
+MEASURED_ENDS = 64
+MAX_RETRY_AFTER_SECONDS = 60.0
+
+
+class Stream:
+    """The lines of one request, from the computing thread to the event loop that made this."""
+
+    def __init__(self, answers: Sequence[Continuation], wake_engine: Callable[[], None]) -> None:
+        self.answers = answers
+        self.is_over = False
+        """nothing more will be put"""
+        self._unfinished = set(answers)
+        self._wake_engine = wake_engine
+        self._loop = asyncio.get_running_loop()
+        self._lines: deque[Line | Usage] = deque()
+        self._changed = asyncio.Event()
+
+    async def next_lines(self) -> list[Line | Usage]:
+        """All that came since the last call; empty when there will be no more."""
+        while not self._lines and not self.is_over:
+            self._changed.clear()
+            if not self._lines and not self.is_over:
+                await self._changed.wait()
+            self._go_on()
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        self._go_on()
+        return lines
+
+    def cancel(self) -> None:
+        """The reader is gone: free the slots at the next step. After the end this does nothing."""
+        for answer in self.answers:
+            answer.is_cancelled = True
+        self._wake_engine()
+
+    def _go_on(self) -> None:
+        """The reader has caught up."""
+        if any(answer.is_paused for answer in self.answers):
+            for answer in self.answers:
+                answer.is_paused = False
+            self._wake_engine()
+
+    # --- called by the computing thread ---
+
+    def put(self, answer: Continuation, line: Line) -> None:
+        if self.is_over:
+            return
+        self._lines.append(line)
+        if line.kind != "token":
+            self._unfinished.discard(answer)
+        if not self._unfinished and line.kind == "done":
+            self._lines.append(self._usage())
+        self.is_over = line.kind == "error" or not self._unfinished
+        if len(self._lines) >= BUFFERED_LINES:
+            for other in self.answers:
+                other.is_paused = True
+
+    def tell(self) -> None:
+        self._loop.call_soon_threadsafe(self._changed.set)
+
+    def _usage(self) -> Usage:
+        prompts = {id(answer.prompt): len(answer.prompt.ids) for answer in self.answers}
+        return Usage(
+            prompt_tokens=sum(prompts.values()),
+            completion_tokens=sum(len(answer.tokens) for answer in self.answers),
+        )
+
+
+class EngineLoop:
+    """Owns the thread. `submit` is for the event loop's thread."""
+
+    def __init__(self, *, max_waiting: int, on_poisoned: Callable[[Engine], None]) -> None:
+        self.max_waiting = max_waiting
+        self.ticked_at = time.monotonic()
+        self._on_poisoned = on_poisoned
+        self._inbox: queue.SimpleQueue[tuple[Engine, Stream]] = queue.SimpleQueue()
+        self._streams: dict[Engine, dict[Continuation, Stream]] = {}
+        self._wake = threading.Event()
+        self._stopping = False
+        self._last_word: Error | None = None
+        self._ends: deque[float] = deque(maxlen=MEASURED_ENDS)
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    @property
+    def num_running(self) -> int:
+        """Answers that are being computed or wait."""
+        return self._inbox.qsize() + sum(len(streams) for streams in list(self._streams.values()))
+
+    @property
+    def num_waiting(self) -> int:
+        """Answers that have no slot yet."""
+        return self._inbox.qsize() + sum(len(engine.waiting) for engine in list(self._streams))
+
+    def check_room(self, num_admitting: int) -> None:
+        """
+        Raises:
+            CapacityExceeded: the queue is full; `retry_after_seconds` is how long the queue takes at the measured pace.
+        """
+        waiting = self.num_waiting + num_admitting
+        if waiting >= self.max_waiting:
+            raise CapacityExceeded(
+                f"The generator is busy: {waiting} requests wait already. Try again later.",
+                retry_after_seconds=self._seconds_to_drain(waiting),
+            )
+
+    def submit(self, engine: Engine, answers: Sequence[Continuation]) -> Stream:
+        stream = Stream(answers, self._wake.set)
+        self._inbox.put((engine, stream))
+        self._wake.set()
+        return stream
+
+    def end_all(self, error: Error) -> None:
+        """Tell every request that it ends here."""
+        self._last_word = error
+        self._wake.set()
+
+    def _seconds_to_drain(self, waiting: int) -> float:
+        if len(self._ends) < 2:
+            return 1.0
+        rate = len(self._ends) / max(time.monotonic() - self._ends[0], 1e-3)
+        return min(max(waiting / rate, 1.0), MAX_RETRY_AFTER_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            self._take_in()
+            if self._last_word is not None:
+                self._break_off(self._last_word)
+            busy = [engine for engine in list(self._streams) if engine.has_work]
+            for engine in busy:
+                self._step(engine)
+            self.ticked_at = time.monotonic()
+            if not busy:
+                self._wake.wait(IDLE_SECONDS)
+
+    def _take_in(self) -> None:
+        while not self._inbox.empty():
+            engine, stream = self._inbox.get()
+            self._streams.setdefault(engine, {}).update(dict.fromkeys(stream.answers, stream))
+            engine.submit(stream.answers)
+
+    def _step(self, engine: Engine) -> None:
+        streams = self._streams[engine]
+        over = [answer for answer in streams if answer.is_cancelled]  # the step drops them; those flagged later wait
+        try:
+            lines = engine.step()
+        except Exception:
+            _log.exception("an engine failed; its requests end and its model is loaded anew")
+            self._on_poisoned(engine)
+            failed = Error(code="internal_error", message="The generator failed; send the request again.")
+            lines = [(answer, failed) for answer in streams]
+        touched: dict[Stream, None] = {}
+        for answer, line in lines:
+            stream = streams[answer]
+            stream.put(answer, line)
+            touched[stream] = None
+            if line.kind != "token":
+                over.append(answer)
+                self._ends.append(time.monotonic())
+        for stream in touched:
+            stream.tell()
+        for answer in over:
+            streams.pop(answer, None)
+        if not streams:
+            del self._streams[engine]
+
+    def _break_off(self, error: Error) -> None:
+        for engine, streams in list(self._streams.items()):
+            for answer, stream in streams.items():
+                answer.is_cancelled = True
+                stream.put(answer, error)
+                stream.tell()
+            self._step(engine)

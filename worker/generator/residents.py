@@ -1,0 +1,185 @@
+"""Models that are loaded: read from storage, verified, kept as long as they fit (least recently used first out).
+
+All bookkeeping is done on the event loop; only reading files leaves it.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from core.data.renderer import Renderer
+from core.data.tokenizer import Tokenizer
+from core.errors import CapacityExceeded, InvalidRequest
+from core.generation.engine import Engine
+from core.generation.kv_cache import KVCache, bytes_per_token
+from core.generation_request import ServedModel
+from core.models.config import ModelConfig
+from core.models.directory import read_model_config
+from core.models.weights import load_model
+from core.storage import Storage
+from core.training import checkpoint
+
+_log = logging.getLogger(__name__)
+MAX_SLOTS = 32
+CACHE_FRACTION = 0.4
+"""of the memory; so that two models of a usual size are resident side by side"""
+BFLOAT16_FROM_PARAMETERS = 50_000_000
+"""Smaller models are served in fp32: nothing is won by fewer bytes, and their numbers are those of training."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a model will take, known before anything is read but `config.json`."""
+
+    dtype: torch.dtype
+    num_slots: int
+    context_length: int
+    num_bytes: int
+
+
+def footprint(config: ModelConfig, *, memory_bytes: int) -> Footprint:
+    """As many slots of the whole context as fit in the cache's share; a shorter context where not one does.
+
+    Raises:
+        InvalidRequest: the weights alone are too large (code `model_too_large`).
+    """
+    parameters = config.num_parameters()
+    dtype = torch.bfloat16 if parameters >= BFLOAT16_FROM_PARAMETERS else torch.float32
+    weights = parameters * dtype.itemsize
+    room = min(CACHE_FRACTION * memory_bytes, memory_bytes - weights)
+    tokens = int(room // bytes_per_token(config, dtype))
+    if tokens < min(config.context_length, 256):
+        raise InvalidRequest(
+            f"The model needs {weights} bytes for its weights; this generator may use {memory_bytes} for all models.",
+            code="model_too_large",
+            param="model",
+            hint="Its operator can raise WEIGHTSMITH_GENERATOR_MEMORY_BYTES.",
+        )
+    context = min(config.context_length, tokens)
+    slots = max(1, min(MAX_SLOTS, tokens // context))
+    return Footprint(dtype, slots, context, weights + slots * context * bytes_per_token(config, dtype))
+
+
+@dataclass(eq=False)
+class Resident:
+    """A loaded model. `num_users` requests are between `take` and `release`."""
+
+    model: ServedModel
+    config: ModelConfig
+    tokenizer: Tokenizer
+    engine: Engine
+    num_bytes: int
+    renderer: Renderer = field(default_factory=Renderer)
+    num_users: int = 0
+
+    @property
+    def context_length(self) -> int:
+        return self.engine.cache.context_length
+
+    def release(self) -> None:
+        self.num_users -= 1
+
+
+class Residents:
+    """The models of this process, by the hash of their manifest."""
+
+    def __init__(self, storage: Storage, *, memory_bytes: int, device: str = "cpu") -> None:
+        self._storage = storage
+        self._memory_bytes = memory_bytes
+        self._device = device
+        self._resident: OrderedDict[str, Resident] = OrderedDict()
+        self._loading: dict[str, asyncio.Task[Resident]] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def storage_keys(self) -> list[str]:
+        return [resident.model.storage_key for resident in self._resident.values()]
+
+    async def take(self, model: ServedModel) -> Resident:
+        """The loaded model; the caller must `release` it.
+
+        Raises:
+            NotFound, CorruptCheckpoint, InvalidData: it is not in storage, or not what it should be.
+            InvalidRequest: it is too large. CapacityExceeded: others are being used and leave no room.
+        """
+        resident = self._resident.get(model.manifest_sha256)
+        if resident is None:
+            task = self._loading.get(model.manifest_sha256)
+            if task is None:
+                task = asyncio.create_task(self._load(model))
+                self._loading[model.manifest_sha256] = task
+                task.add_done_callback(lambda done: self._loaded(model.manifest_sha256, done))
+            resident = await asyncio.shield(task)  # a caller who leaves does not spoil it for the others
+        resident.num_users += 1
+        if model.manifest_sha256 in self._resident:
+            self._resident.move_to_end(model.manifest_sha256)
+        return resident
+
+    def discard(self, engine: Engine) -> None:
+        """Forget the model of an engine in an unknown state: the next request loads it anew."""
+        for key, resident in list(self._resident.items()):
+            if resident.engine is engine:
+                del self._resident[key]
+
+    def close(self) -> None:
+        for resident in self._resident.values():
+            resident.renderer.close()
+
+    async def _load(self, model: ServedModel) -> Resident:
+        async with self._one_at_a_time:
+            directory = await asyncio.to_thread(self._storage.directory, model.storage_key)
+            config = await asyncio.to_thread(read_model_config, directory / "model")
+            planned = footprint(config, memory_bytes=self._memory_bytes)
+            self._make_room(planned.num_bytes)
+            resident = await asyncio.to_thread(_read, model, directory, config, planned, self._device)
+            self._resident[model.manifest_sha256] = resident
+            _log.info("loaded %s: %d bytes, %d slots", model.id, resident.num_bytes, planned.num_slots)
+            return resident
+
+    def _loaded(self, manifest_sha256: str, task: asyncio.Task[Resident]) -> None:
+        del self._loading[manifest_sha256]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("a model cannot be loaded: %s", error)
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Let go of idle models until this one fits."""
+        for key, resident in list(self._resident.items()):
+            if self._used_bytes + num_bytes <= self._memory_bytes:
+                return
+            if resident.num_users == 0:
+                del self._resident[key]
+                resident.renderer.close()
+                _log.info("unloaded %s", resident.model.id)
+        if self._used_bytes + num_bytes > self._memory_bytes:
+            raise CapacityExceeded(
+                "The generator's memory is full of models that are answering others; try again.",
+                retry_after_seconds=5.0,
+                code="model_memory_full",
+            )
+
+    @property
+    def _used_bytes(self) -> int:
+        return sum(resident.num_bytes for resident in self._resident.values())
+
+
+def _read(model: ServedModel, directory: Path, config: ModelConfig, planned: Footprint, device: str) -> Resident:
+    checkpoint.verify(directory, manifest_sha256=model.manifest_sha256, below="model/")
+    decoder = load_model(directory / "model", dtype=planned.dtype, device=device).eval()
+    cache = KVCache(
+        config,
+        num_slots=planned.num_slots,
+        context_length=planned.context_length,
+        dtype=planned.dtype,
+        device=device,
+    )
+    return Resident(
+        model=model,
+        config=config,
+        tokenizer=Tokenizer.load(directory / "model"),
+        engine=Engine(decoder, cache),
+        num_bytes=planned.num_bytes,
+    )
