@@ -68,6 +68,8 @@ class Settings(BaseModel):
     generator_memory_bytes: int = Field(default=4 << 30, ge=1)
     """weights and caches that stay resident"""
     generator_max_waiting: int = Field(default=64, ge=1)
+    generator_write_timeout_seconds: float = Field(default=30.0, gt=0)
+    """A reader who takes nothing for this long is taken for gone."""
 
     allowed_hosts: list[str] = ["127.0.0.1", "localhost", "[::1]", "testserver"]
     """Host headers that the api answers."""

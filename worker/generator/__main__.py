@@ -46,7 +46,11 @@ class Generator:
         )
         self.loop = EngineLoop(max_waiting=config.generator_max_waiting, on_poisoned=self._reload)
         self.server = Server(
-            self.residents, self.loop, token=config.generator_token, max_body_bytes=config.max_body_bytes
+            self.residents,
+            self.loop,
+            token=config.generator_token,
+            max_body_bytes=config.max_body_bytes,
+            write_timeout_seconds=config.generator_write_timeout_seconds,
         )
         self.ending = asyncio.Event()
 

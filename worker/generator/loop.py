@@ -99,6 +99,8 @@ class EngineLoop:
         self._stopping = False
         self._last_word: Error | None = None
         self._ends: deque[float] = deque(maxlen=MEASURED_ENDS)
+        self.num_tokens = 0
+        """sent since the start"""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -110,7 +112,7 @@ class EngineLoop:
         self._thread.join()
 
     @property
-    def num_running(self) -> int:
+    def num_answers(self) -> int:
         """Answers that are being computed or wait."""
         return self._inbox.qsize() + sum(len(streams) for streams in list(self._streams.values()))
 
@@ -182,7 +184,9 @@ class EngineLoop:
             stream = streams[answer]
             stream.put(answer, line)
             touched[stream] = None
-            if line.kind != "token":
+            if line.kind == "token":
+                self.num_tokens += 1
+            else:
                 over.append(answer)
                 self._ends.append(time.monotonic())
         for stream in touched:

@@ -99,6 +99,11 @@ class Residents:
     def storage_keys(self) -> list[str]:
         return [resident.model.storage_key for resident in self._resident.values()]
 
+    @property
+    def num_slots_used(self) -> int:
+        caches = [resident.engine.cache for resident in self._resident.values()]
+        return sum(cache.num_slots - cache.num_free for cache in caches)
+
     async def take(self, model: ServedModel) -> Resident:
         """The loaded model; the caller must `release` it.
 

@@ -7,6 +7,7 @@ GET  /healthz     200 while the computing thread moves
 
 import asyncio
 import hmac
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -60,7 +61,7 @@ class Server:
         *,
         token: str,
         max_body_bytes: int,
-        write_timeout_seconds: float = 30.0,
+        write_timeout_seconds: float,
     ) -> None:
         self.residents = residents
         self.loop = loop
@@ -74,12 +75,20 @@ class Server:
     def is_healthy(self) -> bool:
         return time.monotonic() - self.loop.ticked_at < STALLED_SECONDS
 
+    def _figures(self) -> dict[str, int]:
+        return {
+            "answers": self.loop.num_answers,
+            "waiting": self.loop.num_waiting,
+            "slots_used": self.residents.num_slots_used,
+            "tokens": self.loop.num_tokens,
+        }
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         try:
             match scope["method"], scope["path"]:
                 case "GET", "/healthz":
-                    await _respond(send, 200 if self.is_healthy else 503, b"{}")
+                    await _respond(send, 200 if self.is_healthy else 503, json.dumps(self._figures()).encode())
                 case "POST", "/generate":
                     self._check_token(scope)
                     request = await self._read(receive, GenerationRequest)
