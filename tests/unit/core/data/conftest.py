@@ -5,16 +5,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from core.child import Stop
+from core.child import Stop, failure
 from core.data.reader import sniff
 from core.data.tokenizer import Tokenizer
 from core.data.train_tokenizer import learn_bpe
 from core.events import Event, parse_event
+from core.run_dir import RunDir
 
 ROOT = Path(__file__).resolve().parents[4]
 CORPUS = (
@@ -61,7 +63,14 @@ class Job:
         return subprocess.Popen(command, cwd=ROOT, stdin=stdin)
 
     def run(self) -> int:
-        return self.start().wait(timeout=60)
+        """What `core.child.run` does with the program, in this process: starting one takes a second."""
+        run_dir = RunDir(self.path)
+        try:
+            import_module(self.module).main(run_dir, Stop())
+        except Exception as error:
+            run_dir.report(failure(error))
+            return 1
+        return 0
 
     def events(self) -> list[Event]:
         log = self.path / "events.jsonl"
@@ -76,3 +85,13 @@ def input_file(path: Path) -> dict[str, Any]:
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "format": sniff(path, path.name),
     }
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    """A run directory of `module` with its spec and files."""
+
+    def make(module: str, spec: dict[str, Any], files: Sequence[Path], *, name: str = "run", **inputs: Any) -> Job:
+        return Job(tmp_path / name, module).write(spec, files, **inputs)
+
+    return make

@@ -247,7 +247,7 @@ def test_a_prompt_that_answers_do_not_follow_is_refused(renderer: Renderer) -> N
 @pytest.mark.parametrize(
     ("template", "code", "says"),
     [
-        ("{{ 'x' * 50_000_000 }}", "chat_template_too_large", "more than"),
+        ("{{ 'x' * messages[0].content | length * 25_000_000 }}", "chat_template_too_large", "more than"),
         ("{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "chat_template_too_large", "more than"),
         ("{{ 'x' * 50_000_000_000 }}", "chat_template_too_large", "memory"),
         ("{{ ''.__class__.__mro__ }}", "chat_template_error", "unsafe"),
