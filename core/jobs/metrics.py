@@ -9,7 +9,6 @@ what an older attempt wrote above the step from which a younger one resumed.
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -115,15 +114,13 @@ def read(session: Session, job_id: str, name: str, *, max_points: int = 1000, si
         .where(Attempt.job_id == job_id, Attempt.stage == "running")
         .order_by(Attempt.fence)
     ).all()
-    ends = [*(later.first_step for _, later in pairwise(attempts)), None]
-    # A still younger attempt may have resumed from further back.
-    visible: list[Bucket] = []
-    limit: int | None = None
+    # Every younger attempt hides what lies above the step from which it went on.
     segments: list[tuple[int, int | None]] = []
-    for (fence, first_step), end in reversed(list(zip(attempts, ends, strict=True))):
-        limit = end if limit is None else limit if end is None else min(limit, end)
+    limit: int | None = None
+    for fence, first_step in reversed(attempts):
         segments.append((fence, limit))
         limit = first_step if limit is None else min(limit, first_step)
+    visible: list[Bucket] = []
     for fence, until in reversed(segments):
         visible.extend(_read_segment(session, job_id, name, fence, max_points, since_step, until))
     return visible
@@ -144,7 +141,7 @@ def _read_segment(
         .where(MetricBlock.job_id == job_id, MetricBlock.name == name, MetricBlock.fence == fence)
         .group_by(MetricBlock.level)
     )
-    sizes = {level: int(size) for level, size in session.execute(query).tuples()}
+    sizes = {level: int(size) for level, size in session.execute(query)}
     if not sizes:
         return
     level = min((lv for lv, size in sizes.items() if size <= max_points), default=max(sizes))

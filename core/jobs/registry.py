@@ -58,7 +58,7 @@ def resolve_model(session: Session, project_id: str, name: str) -> Servable:
         .limit(1)
     ).first()
     if found is not None:
-        checkpoint, job = found.tuple()
+        checkpoint, job = found
         config = ModelConfig.model_validate(job.config)
         root = _root(session, job)
         return Servable(target, checkpoint.storage_key, checkpoint.manifest_sha256, config, root, checkpoint.id)
