@@ -146,7 +146,7 @@ def ls(
 
 @app.command()
 def show(ctx: typer.Context, job: Job = "@last") -> None:
-    """Show a job: where it stands, what went wrong, every setting it runs with.
+    """Show a job: state, figures, errors, every setting.
 
     \b
     Examples:
@@ -262,7 +262,7 @@ def resume(
     job: Job,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")] = False,
 ) -> None:
-    """Go on with a paused job, from the very step at which it was paused.
+    """Go on with a paused job, from the very step it was at.
 
     \b
     Example:
@@ -309,7 +309,9 @@ def metrics(
     names: Annotated[str | None, typer.Option(help="Series, separated by commas.")] = None,
     max_points: Annotated[int | None, typer.Option(help="Of each series.", min=2)] = None,
 ) -> None:
-    """Draw a job's loss; in a pipe, one point a line: series, step, value.
+    """Draw a job's loss.
+
+    In a pipe: one point a line, as series, step and value.
 
     \b
     Examples:
@@ -354,7 +356,9 @@ def series_of(found: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
 
 @app.command()
 def receipt(ctx: typer.Context, job: Job = "@last") -> None:
-    """Print what is needed to run a job again: spec, data hashes, versions, hardware, seed (JSON).
+    """Print what is needed to run a job again (JSON).
+
+    Spec, data hashes, versions, hardware, seed.
 
     \b
     Example:

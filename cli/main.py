@@ -3,7 +3,7 @@
 import json
 import sys
 from importlib import import_module
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -33,6 +33,15 @@ COMMANDS = {name: place for section in SECTIONS.values() for name, place in sect
 
 EPILOG = """
 \b
+Anywhere in the line:
+  --json             the API's answer, unchanged
+  -q, --quiet        ids only
+  --base-url URL     the service, e.g. http://127.0.0.1:8000/v1
+  --api-key KEY      better in WEIGHTSMITH_API_KEY
+  --debug            the trace of an error
+  --version          (alone) the version
+
+\b
 Exit codes:
   0 done             4 not signed in        8 timed out, the job goes on
   1 failed           5 not found            9 no server
@@ -46,9 +55,18 @@ Examples:
   weightsmith jobs ls --json | jq '.data[].id'
 """
 
-# May stand anywhere in the line; `main` moves them to the front.
-FLAGS = ("--json", "--quiet", "-q", "--debug")
-VALUED = ("--base-url", "--api-key")
+# Every command takes these, wherever they stand in the line. Parsed by hand: typer would load pydantic for them,
+# which takes longer than all the rest of a `--help`.
+FLAGS = {"--json": "json", "--quiet": "quiet", "-q": "quiet"}
+VALUED = {"--base-url": "base_url", "--api-key": "api_key"}
+
+
+def load(name: str) -> Any:
+    """A command of the table."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    command = typer.main.get_command(getattr(import_module(module), attribute or "app"))
+    command.name = name
+    return command
 
 
 class Commands(TyperGroup):
@@ -58,12 +76,7 @@ class Commands(TyperGroup):
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command = typer.main.get_command(getattr(import_module(module), attribute or "app"))
-        command.name = cmd_name
-        return command
+        return load(cmd_name) if cmd_name in COMMANDS else None
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for title, commands in SECTIONS.items():
@@ -84,64 +97,61 @@ app = typer.Typer(
 )
 
 
-def show_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"weightsmith {version('weightsmith')}")
-        raise typer.Exit
-
-
 @app.callback(epilog=EPILOG)
-def options(
-    ctx: typer.Context,
-    json_: Annotated[bool, typer.Option("--json", help="Print the API's answer unchanged.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")] = False,
-    base_url: Annotated[str | None, typer.Option(help="The service, e.g. http://127.0.0.1:8000/v1")] = None,
-    api_key: Annotated[str | None, typer.Option(help="Key; better in WEIGHTSMITH_API_KEY.")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the trace of an error.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Train, fine-tune and serve language models on machines you own.
-
-    The options below may stand anywhere in the line.
-    """
-    from cli.session import Session
-
-    ctx.obj = Session(json=json_, quiet=quiet, base_url=base_url, api_key=api_key)
+def options() -> None:
+    """Train, fine-tune and serve language models on machines you own."""
 
 
-def hoist(arguments: list[str]) -> list[str]:
-    """Move the options that every command takes to the front; what follows `--` stays as it is."""
-    front: list[str] = []
+def take_options(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Pick out the options that every command takes; what follows `--` stays as it is."""
+    found: dict[str, Any] = {}
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
+        name, equals, value = word.partition("=")
         if word == "--":
             rest += [word, *words]
-        elif word in FLAGS or word.startswith(tuple(f"{name}=" for name in VALUED)):
-            front.append(word)
-        elif word in VALUED:
-            front += [word, *([value] if (value := next(words, None)) is not None else [])]
-        else:
+        elif word in FLAGS:
+            found[FLAGS[word]] = True
+        elif name in VALUED and (equals or (value := next(words, ""))):
+            found[VALUED[name]] = value
+        elif word != "--debug":
             rest.append(word)
-    return front + rest
+    return found, rest
+
+
+def find_command(words: list[str]) -> tuple[Any, str, list[str]]:
+    """The command that the first words name, its name, and the words left. (Typer's way there would load pydantic.)"""
+    command, name, left = typer.main.get_command(app), "weightsmith", words
+    known: Any = COMMANDS
+    while left and left[0] in known:
+        command = known[left[0]] if known is not COMMANDS else load(left[0])
+        name, left = f"{name} {left[0]}", left[1:]
+        known = getattr(command, "commands", {})
+    return command, name, left
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command. Errors become one message and an exit code, never a trace."""
-    arguments = hoist(sys.argv[1:] if arguments is None else arguments)
+    from cli.session import Session
+
+    arguments = sys.argv[1:] if arguments is None else arguments
+    found, rest = take_options(arguments)
     try:
-        app(args=arguments, prog_name="weightsmith")
+        if rest == ["--version"]:
+            from importlib.metadata import version
+
+            typer.echo(f"weightsmith {version('weightsmith')}")
+        else:
+            command, name, rest = find_command(rest)
+            command(args=rest, prog_name=name, obj=Session(**found))
         sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         if "--debug" in arguments:
             raise
-        sys.exit(report(error, as_json="--json" in arguments))
+        sys.exit(report(error, as_json="json" in found))
 
 
 def report(error: Exception, *, as_json: bool) -> int:
