@@ -18,6 +18,8 @@ FREE_BYTES = 32 << 20
 MAX_INFLATED_BYTES = 64 << 30
 MAX_WINDOW_BYTES = 128 << 20
 CHUNK_BYTES = 1 << 20
+GZIP_OUTPUT_BYTES = 1 << 16
+"""what is lost in front of the place where the data breaks off"""
 ZSTD_INPUT_BYTES = 1 << 11
 """one block of 4 bytes can inflate to 128 KiB, and the library returns all that an input gives"""
 
@@ -129,7 +131,7 @@ def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
     with gzip.GzipFile(fileobj=file) as inflater:
         while True:
             try:
-                chunk = inflater.read(CHUNK_BYTES)
+                chunk = inflater.read(GZIP_OUTPUT_BYTES)
             except EOFError:
                 raise Damaged("the gzip data ends too early: the file was cut off; upload it whole") from None
             except (OSError, zlib.error) as error:
