@@ -118,6 +118,8 @@ def _record_step(session: Session, job: Job, event: Step, points: dict[str, list
     job.seconds_per_step = event.seconds if previous is None else 0.98 * previous + 0.02 * event.seconds
     if job.total_steps:
         job.fraction = min(1.0, event.step / job.total_steps)
+    elif seconds := job.spec.get("budget", {}).get("seconds"):
+        job.fraction = min(1.0, job.fraction + event.seconds / seconds)
     series = {
         "train_loss": event.loss,
         "learning_rate": event.learning_rate,
@@ -128,7 +130,8 @@ def _record_step(session: Session, job: Job, event: Step, points: dict[str, list
     for name, value in series.items():
         points.setdefault(name, []).append((event.step, value))
     total = job.total_steps or 0
-    if event.step == 1 or event.step % max(1, total // _STEP_EVENTS_PER_RUN) == 0 or event.step == total:
+    every = max(1, total // _STEP_EVENTS_PER_RUN) if total else 10
+    if event.step == 1 or event.step % every == 0 or event.step == total:
         data = {
             "step": event.step,
             "total_steps": job.total_steps,
