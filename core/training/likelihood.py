@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.loss import TokenStats
 
-CHUNK_NUMBERS = 1 << 25
+CHUNK_NUMBERS = 1 << 23
 """logits that exist at once"""
 
 
