@@ -1,5 +1,6 @@
 """The api process: `uvicorn --factory api.app:create_app`. It loads no torch and trains nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,14 +11,15 @@ from api import errors, logs
 from api.dependencies import Services
 from api.figures import Figures
 from api.middleware import BodyLimit, Exchange
-from api.routes import health
+from api.routes import events, health, jobs
+from api.tail import Tail
 from core.jobs.database import Database
 from core.jobs.housekeeping import Housekeeping
 from core.jobs.queue import make_celery
 from core.settings import Settings, settings
 from core.storage import open_storage
 
-ROUTERS = [health.router]
+ROUTERS = [health.router, jobs.router, events.router]
 
 
 def create_app(given: Settings | None = None) -> FastAPI:
@@ -33,11 +35,14 @@ def create_app(given: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         housekeeping = Housekeeping(database, celery, storage, chosen)
         async with httpx.AsyncClient(timeout=httpx.Timeout(600.0, connect=5.0), trust_env=False) as http:
-            app.state.services = Services(chosen, database, storage, celery, housekeeping, figures, http)
+            tail = Tail(database)
+            app.state.services = Services(chosen, database, storage, celery, housekeeping, figures, tail, http)
             housekeeping.start()
+            tailing = asyncio.create_task(tail.run())
             try:
                 yield
             finally:
+                tailing.cancel()
                 housekeeping.stop()
                 database.close()
 

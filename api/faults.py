@@ -4,9 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+
+from core.job_spec import JOB_SPEC, JobSpec
+
 MAX_SHOWN = 3
 _TAGS = ("kind", "init", "type")
 """fields that choose between classes; pydantic puts their value into the path, where no user wrote it"""
+_WRONG_TYPE = ("literal_error", "int_parsing", "int_type", "float_type", "string_type", "model_type", "dict_type")
 _SCALARS = ("int", "float", "str", "bool", "constrained-int", "constrained-float", "constrained-str")
 
 Error = Mapping[str, Any]
@@ -29,9 +35,24 @@ def fault_of(errors: Sequence[Error], body: Any) -> Fault:
         in_body = error["loc"][:1] == ("body",)
         param = param_of(error, body if in_body else None)
         said.setdefault(param, _sentence(error, param, in_body=in_body))
+    for param in [param for param in said if any(other.startswith(f"{param}.") for other in said)]:
+        del said[param]  # a list is too short because its items are wrong
     shown = "; ".join(list(said.values())[:MAX_SHOWN])
     more = f" (and {len(said) - MAX_SHOWN} more)" if len(said) > MAX_SHOWN else ""
     return Fault(f"{shown[:1].upper()}{shown[1:]}{more}.", next(iter(said), "") or None, "invalid_request")
+
+
+def parse_spec(body: Any) -> JobSpec:
+    """A spec that was put together here, held to the same words as one in a body.
+
+    Raises:
+        RequestValidationError: what FastAPI raises for a body.
+    """
+    try:
+        return JOB_SPEC.validate_python(body)
+    except ValidationError as error:
+        errors = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(errors, body=body) from None
 
 
 def param_of(error: Error, body: Any) -> str:
@@ -62,12 +83,12 @@ def _step(value: Any, part: str | int) -> Any:
 
 def _likeliest(errors: Sequence[Error]) -> list[Error]:
     """Of a union without a tag, pydantic reports the errors of every member; the one with the fewest was meant."""
-    counts: dict[tuple[Any, ...], dict[Any, int]] = {}
+    counts: dict[tuple[Any, ...], dict[Any, float]] = {}
     for error in errors:
         for i, part in enumerate(error["loc"]):
             if _names_a_member(part):
                 members = counts.setdefault(tuple(error["loc"][:i]), {})
-                members[part] = members.get(part, 0) + 1
+                members[part] = members.get(part, 0.0) + (1.5 if error["type"] in _WRONG_TYPE else 1.0)
     meant = {prefix: min(members, key=members.__getitem__) for prefix, members in counts.items()}
     return [error for error in errors if _is_meant(error["loc"], meant)]
 

@@ -56,7 +56,7 @@ class Figures:
 def _of_jobs(session: Session) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("weightsmith_jobs", "Jobs by state", labels=["state"])
     counted = select(Job.state, func.count()).group_by(Job.state)
-    counts: dict[str, int] = dict(session.execute(counted).tuples().all())
+    counts: dict[str, int] = dict(session.execute(counted).all())
     for state in TRANSITIONS:
         jobs.add_metric([state], counts.get(state, 0))
     yield jobs
@@ -65,7 +65,7 @@ def _of_jobs(session: Session) -> Iterator[Metric]:
     age = GaugeMetricFamily("weightsmith_queue_age_seconds", "How long the first of them has waited", labels=["queue"])
     since = func.coalesce(Job.queued_at, Job.created_at)
     rows = session.execute(select(Job.queue, func.count(), now() - func.min(since)).where(*waiting).group_by(Job.queue))
-    for queue, number, seconds in rows.tuples():
+    for queue, number, seconds in rows:
         depth.add_metric([queue], number)
         age.add_metric([queue], max(0.0, float(seconds)))
     yield depth
@@ -74,7 +74,7 @@ def _of_jobs(session: Session) -> Iterator[Metric]:
         "weightsmith_attempts", "Claims of jobs, by stage and how they ended", labels=["stage", "outcome"]
     )
     by_outcome = select(Attempt.stage, Attempt.outcome, func.count()).group_by(Attempt.stage, Attempt.outcome)
-    for stage, outcome, number in session.execute(by_outcome).tuples():
+    for stage, outcome, number in session.execute(by_outcome):
         attempts.add_metric([stage, outcome or "open"], number)
     yield attempts
 

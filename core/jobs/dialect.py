@@ -3,7 +3,9 @@
 from typing import Any
 
 from sqlalchemy import Boolean, Connection, Engine, Float, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.functions import FunctionElement
 
 
@@ -39,6 +41,35 @@ def _needs_gpu_postgresql(element: needs_gpu, compiler: Any, **kw: Any) -> str:
 @compiles(needs_gpu, "sqlite")
 def _needs_gpu_sqlite(element: needs_gpu, compiler: Any, **kw: Any) -> str:
     return f"(COALESCE(json_extract({compiler.process(element.clauses, **kw)}, '$.resources.gpus'), '') = 1)"
+
+
+class has_pair(FunctionElement[bool]):
+    """`has_pair(column, key, value)`: whether the flat JSON object in the column says exactly this."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(has_pair, "postgresql")
+def _has_pair_postgresql(element: has_pair, compiler: Any, **kw: Any) -> str:
+    column, key, value = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({column} ->> CAST({key} AS TEXT) = {value})"
+
+
+@compiles(has_pair, "sqlite")
+def _has_pair_sqlite(element: has_pair, compiler: Any, **kw: Any) -> str:
+    column, key, value = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"EXISTS (SELECT 1 FROM json_each({column}) WHERE key = {key} AND value = {value})"
+
+
+def insert_unless_there(session: Session, row: DeclarativeBase) -> bool:
+    """Insert a row; False when its primary key is taken. On PostgreSQL this waits for whoever is about to take it."""
+    table = type(row).__table__
+    insert = (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert
+    values = {column.name: getattr(row, column.key) for column in table.columns}
+    given = {name: value for name, value in values.items() if value is not None}
+    done = session.execute(insert(table).values(**given).on_conflict_do_nothing().returning(*table.primary_key))
+    return done.first() is not None
 
 
 def prepare_engine(engine: Engine) -> None:

@@ -44,7 +44,7 @@ def authenticate(session: Session, key: str) -> Caller:
     row = None
     if lookup is not None:
         found = select(ApiKey, Project.name, now()).join(Project, Project.id == ApiKey.project_id)
-        row = session.execute(found.where(ApiKey.lookup == lookup)).tuples().first()
+        row = session.execute(found.where(ApiKey.lookup == lookup)).first()
     if row is None or not hmac.compare_digest(row[0].sha256, key_hash(key)):
         raise Unauthenticated(
             "The API key is not valid.", hint="Check it for missing characters, or ask for a new one."
@@ -171,7 +171,9 @@ def get_key(session: Session, key_id: str) -> ApiKey:
 def list_keys(session: Session) -> list[tuple[ApiKey, str]]:
     """Every key with its project's name, newest first."""
     query = select(ApiKey, Project.name).join(Project, Project.id == ApiKey.project_id)
-    return list(session.execute(query.order_by(ApiKey.created_at.desc(), ApiKey.id.desc())).tuples())
+    return [
+        (key, project) for key, project in session.execute(query.order_by(ApiKey.created_at.desc(), ApiKey.id.desc()))
+    ]
 
 
 def revoke_key(session: Session, row: ApiKey) -> None:

@@ -62,7 +62,7 @@ def send_hint(app: Celery, queue: str, job_id: str) -> bool:
             expires=300,
             ignore_result=True,
             retry=True,
-            retry_policy={"max_retries": 1, "interval_start": 0, "interval_max": 0.2, "timeout": 1},
+            retry_policy={"max_retries": 1, "interval_start": 0, "interval_max": 0.2},
         )
     except (OperationalError, OSError) as error:
         log.warning("hint for %s not sent: %s", job_id, error)
