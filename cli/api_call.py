@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli.jobs import read_json
 from cli.problem import ExitCode, Problem
-from cli.session import noun, session_of
+from cli.session import json_of, noun, session_of
 
 app = noun()
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -27,17 +26,10 @@ def api(
       weightsmith api GET /v1/catalog
       weightsmith api POST /v1/jobs --data @job.json
     """
-    import json
-
     session = session_of(ctx)
     if method.upper() not in METHODS:
         raise Problem(f"no method {method}; there are {', '.join(METHODS)}", exit_code=ExitCode.USAGE)
-    body = None
-    if data is not None:
-        try:
-            body = read_json(data[1:]) if data.startswith("@") else json.loads(data)
-        except ValueError as error:
-            raise Problem(f"--data is not JSON: {error}", exit_code=ExitCode.USAGE) from None
+    body = json_of(data, "--data") if data is not None else None
     with session.client.stream(method.upper(), path if path.startswith("/") else f"/{path}", json=body) as response:
         for block in response.iter_bytes():
             sys.stdout.buffer.write(block)

@@ -1,7 +1,7 @@
 """The command line's way to the service: credentials, HTTP, and what an answer means for the exit code."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,9 +136,11 @@ class Client:
                     raise _problem(data, ExitCode.FAILED, response.headers.get("x-request-id"))
                 yield data
 
-    def pages(self, path: str, *, limit: int | None = None, **params: Any) -> Iterator[dict[str, Any]]:
+    def pages(
+        self, path: str, *, limit: int | None = None, filters: Mapping[str, str] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Every object of a list, page by page, up to `limit`."""
-        left = limit
+        left, params = limit, dict(filters or {})
         while left is None or left > 0:
             size = PAGE if left is None else min(left, PAGE)
             page = self.get(path, limit=size, **params)

@@ -4,18 +4,17 @@ import ast
 import hashlib
 import json
 import random
+import re
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cli.problem import ExitCode, Problem
 
-MAX_BYTES = 6_000_000
-"""More than two cores can read in the demo's few minutes."""
 MIN_BYTES = 50_000
+MIN_PAIRS = 20
 PIECE_CHARACTERS = 8_000
-MAX_PAIRS = 3_000
 SKIPPED = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idlelib", "encodings", "pydoc_data", "lib2to3"}
 )
@@ -32,23 +31,25 @@ class Corpus:
     documents: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
     """question and answer"""
+    prompt: str
+    """something to go on from"""
 
     @property
     def num_bytes(self) -> int:
         return sum(len(document.encode()) for document in self.documents)
 
 
-def standard_library(*, max_bytes: int = MAX_BYTES) -> Corpus:
+def standard_library(*, max_bytes: int, max_pairs: int) -> Corpus:
     """The source of Python's standard library, a document for each file, always the same choice."""
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [path for path in root.rglob("*.py") if not SKIPPED & set(path.relative_to(root).parts)]
     # By hash: a fair mix that does not depend on the order of the file system.
     files.sort(key=lambda path: hashlib.sha256(str(path.relative_to(root)).encode()).digest())
     documents = tuple(_up_to(_texts(files), max_bytes))
-    return Corpus("python", documents, tuple(_docstring_pairs(documents)))
+    return Corpus("python", documents, _some(_docstring_pairs(documents), max_pairs), prompt="def ")
 
 
-def from_path(path: Path, *, max_bytes: int = MAX_BYTES) -> Corpus:
+def from_path(path: Path, *, max_bytes: int, max_pairs: int) -> Corpus:
     """A file of text, a JSONL file with `text`, or a folder of text files.
 
     Raises:
@@ -72,8 +73,15 @@ def from_path(path: Path, *, max_bytes: int = MAX_BYTES) -> Corpus:
             exit_code=ExitCode.USAGE,
             hint=f"a folder is searched for {', '.join(sorted(TEXT_SUFFIXES))}",
         )
-    pairs = list(_docstring_pairs(_texts(python))) if python else []
-    return Corpus(path.stem or "text", documents, tuple(pairs if len(pairs) >= 50 else _paragraph_pairs(documents)))
+    pairs = _some(_docstring_pairs(_texts(python)), max_pairs)
+    if len(pairs) < MIN_PAIRS:
+        pairs = _some(_paragraph_pairs(documents), max_pairs)
+    return Corpus(_name(path), documents, pairs, prompt=" ".join(documents[0].split()[:4]))
+
+
+def _name(path: Path) -> str:
+    """Fit for a part of a model's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", path.resolve().stem).strip("-.")[:40] or "text"
 
 
 def as_jsonl(corpus: Corpus) -> bytes:
@@ -146,9 +154,8 @@ def _up_to(texts: Iterator[str], max_bytes: int) -> Iterator[str]:
         yield text
 
 
-def _docstring_pairs(sources: Iterator[str] | tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """`def head(…)` and the first sentence of what its docstring says."""
-    found = []
+def _docstring_pairs(sources: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The head of a function and the first paragraph of what its docstring says."""
     for source in sources:
         try:
             tree = ast.parse(source)
@@ -159,22 +166,20 @@ def _docstring_pairs(sources: Iterator[str] | tuple[str, ...]) -> Iterator[tuple
                 summary = " ".join(text.split("\n\n")[0].split())
                 head = f"def {node.name}({ast.unparse(node.args)})"
                 if 20 <= len(summary) <= 200 and len(head) <= 120:
-                    found.append((f"What does this function do?\n{head}", summary))
-    yield from _some(found)
+                    yield f"What does this function do?\n{head}", summary
 
 
-def _paragraph_pairs(documents: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _paragraph_pairs(documents: Iterable[str]) -> Iterator[tuple[str, str]]:
     """The beginning of a paragraph and how it goes on."""
-    found = []
     for document in documents:
         for paragraph in document.split("\n\n"):
             words = paragraph.split()
             if 12 <= len(words) <= 80:
                 cut = len(words) // 3
-                found.append((f"How does this go on?\n{' '.join(words[:cut])}", " ".join(words[cut:])))
-    yield from _some(found)
+                yield f"How does this go on?\n{' '.join(words[:cut])}", " ".join(words[cut:])
 
 
-def _some(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _some(pairs: Iterable[tuple[str, str]], at_most: int) -> tuple[tuple[str, str], ...]:
+    """Always the same choice among equal pairs."""
     unique = list(dict.fromkeys(pairs))
-    return random.Random(7).sample(unique, min(len(unique), MAX_PAIRS))
+    return tuple(random.Random(7).sample(unique, min(len(unique), at_most)))

@@ -4,13 +4,12 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cli.problem import ExitCode, Problem
-from cli.session import Cell, Column, Session, count, duration, noun, session_of, when
+from cli.session import Cell, Column, Session, count, duration, json_of, noun, read_json, session_of, when
 
 app = noun()
 
@@ -110,18 +109,6 @@ def submit(
     if watch:
         raise typer.Exit(attend(session, job["id"]))
     session.say(f"follow it: weightsmith jobs watch {job['id']}")
-
-
-def read_json(place: str) -> Any:
-    """The JSON in a file, or on standard input."""
-    try:
-        text = sys.stdin.read() if place == "-" else Path(place).read_text(encoding="utf-8")
-    except OSError as error:
-        raise Problem(f"{place}: {error.strerror}", exit_code=ExitCode.USAGE) from None
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise Problem(f"{place} is not JSON: {error}", exit_code=ExitCode.USAGE) from None
 
 
 @app.command()
@@ -278,16 +265,21 @@ def resume(
 def clone(
     ctx: typer.Context,
     job: Job,
+    change: Annotated[
+        str | None, typer.Option(help="What is different, as JSON (or @FILE); null takes a setting away.")
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")] = False,
 ) -> None:
-    """Submit the same job again; prints the new id.
+    """Submit the same job again, with changes if you like; prints the new id.
 
     \b
-    Example:
+    Examples:
       weightsmith jobs clone @last --watch
+      weightsmith jobs clone job_abc --change '{"seed": 8}'
     """
     session = session_of(ctx)
-    made = session.client.post(f"jobs/{job_id(session, job)}/clone")
+    changes = json_of(change, "--change") if change else None
+    made = session.client.post(f"jobs/{job_id(session, job)}/clone", changes)
     session.raw(made) if session.json else typer.echo(made["id"])
     if watch:
         raise typer.Exit(attend(session, made["id"]))
@@ -339,19 +331,27 @@ def metrics(
     utf8 = "utf" in (sys.stdout.encoding or "").lower()
     width = min(100, shutil.get_terminal_size().columns - 1)
     if names is None:
-        marks = series.get("validation_loss", [])
-        title = "training loss" + (", o validation" if marks else "")
-        session.console.print(
-            "\n".join(draw(series.get("train_loss", []), marks, width=width, braille=utf8, name=title))
-        )
+        typer.echo(loss_curve(series, width=width, braille=utf8))
         return
     for name, points in series.items():
-        session.console.print("\n".join(draw(points, width=width, braille=utf8, name=name)))
+        typer.echo("\n".join(draw(points, width=width, braille=utf8, name=name)))
+
+
+def loss_curve(series: Mapping[str, list[tuple[float, float]]], *, width: int, braille: bool) -> str:
+    """Training loss as a line, validation loss as marks on it."""
+    from cli.curve import draw
+
+    marks = series.get("validation_loss", [])
+    title = "training loss" + (", o validation" if marks else "")
+    return "\n".join(draw(series.get("train_loss", []), marks, width=width, braille=braille, name=title))
 
 
 def series_of(found: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """The points of each series in the API's answer."""
-    return {series["name"]: [(point["step"], point["value"]) for point in series["points"]] for series in found["data"]}
+    """The points of each series in the API's answer; those that were no numbers are left out."""
+    return {
+        series["name"]: [(point["step"], point["value"]) for point in series["points"] if point["value"] is not None]
+        for series in found["data"]
+    }
 
 
 @app.command()

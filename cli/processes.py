@@ -65,7 +65,7 @@ def spawn(
     command: Sequence[str | Path],
     *,
     log: Path,
-    environment: Mapping[str, str],
+    environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
     death_signal: signal.Signals = signal.SIGKILL,
@@ -75,7 +75,7 @@ def spawn(
     with log.open("ab") as output:
         return subprocess.Popen(
             [*launcher, *map(str, command)],
-            env=dict(environment),
+            env=dict(environment) if environment is not None else None,
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
@@ -154,6 +155,28 @@ def noun() -> typer.Typer:
         add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
+
+
+def read_json(place: str) -> Any:
+    """The JSON in a file, or on standard input."""
+    try:
+        text = sys.stdin.read() if place == "-" else Path(place).read_text(encoding="utf-8")
+    except OSError as error:
+        raise Problem(f"{place}: {error.strerror}", exit_code=ExitCode.USAGE) from None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Problem(f"{place} is not JSON: {error}", exit_code=ExitCode.USAGE) from None
+
+
+def json_of(text: str, where: str) -> Any:
+    """JSON, or what lies in @FILE."""
+    if text.startswith("@"):
+        return read_json(text[1:])
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Problem(f"{where} is not JSON: {error}", exit_code=ExitCode.USAGE) from None
 
 
 def _cell(value: "str | Cell | None") -> Cell:

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -22,14 +23,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.problem import ExitCode, Problem
-from cli.processes import Stopping, StopSignals, process_exists
+from cli.processes import Stopping, StopSignals, how, process_exists, spawn
 from cli.session import Session, noun, session_of
 from cli.stack import SOCKETS, Stack
 
 if TYPE_CHECKING:
+    from cli.client import Credentials
     from core.settings import Settings
 
 PORT = 8000
+START_SECONDS = 240.0
 LOCAL = ("127.0.0.1", "localhost", "::1")
 LEASE_SECONDS = 10.0
 CREDENTIALS = "credentials.json"
@@ -236,6 +239,40 @@ def running_stack(folder: Path) -> dict[str, Any] | None:
     """The stack that runs there now, if one does."""
     known = read_state(folder)
     return known if known.get("ready") and process_exists(int(known["pid"])) else None
+
+
+@contextlib.contextmanager
+def while_up(folder: Path, tell: Callable[[str], None]) -> Iterator["Credentials"]:
+    """The stack of this folder: the one that runs already, or one that ends with us, whatever happens to us."""
+    from cli.client import read_credentials
+
+    if running_stack(folder) is not None:
+        tell(f"one runs already in {folder}")
+        yield read_credentials(folder / CREDENTIALS)
+        return
+    began = time.monotonic()
+    log = folder / "logs" / "up.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    command: list[str | Path] = [sys.executable, "-P", "-m", "cli.main", "up", "--home", folder, "--port", "0"]
+    process = spawn(command, log=log, death_signal=signal.SIGTERM)  # it stops in good order even when we are killed
+    try:
+        while (known := running_stack(folder)) is None or known["pid"] != process.pid:
+            if (code := process.poll()) is not None:
+                said = log.read_text(errors="replace").splitlines()[-15:]
+                raise Problem("\n".join([f"the stack does not start ({how(code)}):", *said]))
+            if time.monotonic() - began > START_SECONDS:
+                raise Problem(f"the stack is not ready after {START_SECONDS:.0f} s", hint=f"see {log}")
+            time.sleep(0.05)
+        tell(f"api, workers and generator ready in {time.monotonic() - began:.0f} s: {known['base_url']}")
+        yield read_credentials(folder / CREDENTIALS)
+    finally:
+        while process.poll() is None:
+            try:
+                process.terminate()
+                process.wait()
+            except KeyboardInterrupt:
+                continue  # once more: it stops waiting for its workers
 
 
 @contextlib.contextmanager
