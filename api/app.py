@@ -11,7 +11,7 @@ from api import errors, logs
 from api.dependencies import Services
 from api.figures import Figures
 from api.middleware import BodyLimit, Exchange
-from api.routes import events, health, jobs
+from api.routes import events, files, health, jobs, uploads
 from api.tail import Tail
 from core.jobs.database import Database
 from core.jobs.housekeeping import Housekeeping
@@ -19,7 +19,7 @@ from core.jobs.queue import make_celery
 from core.settings import Settings, settings
 from core.storage import open_storage
 
-ROUTERS = [health.router, jobs.router, events.router]
+ROUTERS = [health.router, jobs.router, events.router, files.router, uploads.router]
 
 
 def create_app(given: Settings | None = None) -> FastAPI:

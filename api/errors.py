@@ -63,7 +63,7 @@ def envelope(
 ) -> dict[str, Any]:
     """OpenAI's error object. The hint becomes the message's last sentence."""
     text = message if not hint or message.endswith((".", "!", "?")) else f"{message}."
-    text = f"{text} {hint}" if hint else text
+    text = f"{text} {hint[0].upper()}{hint[1:]}" if hint else text
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     # What a client sent may hold half a surrogate pair, which no answer can.
     shown = text.encode("utf-8", "replace").decode()
