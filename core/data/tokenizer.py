@@ -9,14 +9,17 @@ import builtins
 import codecs
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache, cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from core.data.chatml import CHATML
+from core.data.words import WordCache, splits_into_words
 from core.errors import InvalidData
 
 END_OF_TEXT = "<|endoftext|>"
@@ -37,6 +40,10 @@ SPECIALS = (
     *(f"<|spare_{i}|>" for i in range(64)),
 )
 """what every tokenizer that is made here reserves, in this order"""
+
+WORTH_CACHING = 1 << 16
+MAX_AT_ONCE = 1 << 20
+_LINE_END = re.compile(r"(?<=\S)\n(?=[^\W\d_])")
 
 # Chat models of others name the end of a turn in these ways (ChatML, Llama 3, Gemma, Phi 3).
 _TURN_ENDS = (TURN_END, "<|eot_id|>", "<end_of_turn>", "<|end|>")
@@ -128,8 +135,25 @@ class Tokenizer:
         """`encode` for many, on all threads that the process may use."""
         if self._is_bytes:
             return [list(text.encode()) for text in texts]
+        if self._words is not None and sum(map(len, texts)) >= WORTH_CACHING:
+            return self._words.encode_batch(texts)
+        return self._encode_by_library(texts, continues=continues)
+
+    def _encode_by_library(self, texts: Sequence[str], *, continues: bool = False) -> list[list[int]]:
+        if len(texts) > 1 and any(len(text) > MAX_AT_ONCE for text in texts):
+            return [self._encode_by_library([text], continues=continues)[0] for text in texts]
+        if texts and len(texts[0]) > MAX_AT_ONCE:
+            return [self._encode_in_parts(texts[0], continues=continues)]
         hf = self._continuation if continues else self._hf
         return [encoding.ids for encoding in hf.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _encode_in_parts(self, text: str, *, continues: bool) -> list[int]:
+        """The library takes a hundred times the text's size in memory; no token reaches over a line's end."""
+        ids: list[int] = []
+        for part in _parts(text, MAX_AT_ONCE):
+            hf = self._continuation if continues or ids else self._hf
+            ids += hf.encode(part, add_special_tokens=False).ids
+        return ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Bytes that are no UTF-8 become U+FFFD."""
@@ -190,6 +214,13 @@ class Tokenizer:
     @cached_property
     def _is_byte_level(self) -> bool:
         return '"ByteLevel"' in json.dumps(json.loads(self._json).get("decoder"))
+
+    @cached_property
+    def _words(self) -> WordCache | None:
+        """Only for what splits text as tokenizers made here do."""
+        added = self._hf.get_added_tokens_decoder().values()
+        ours = splits_into_words(self._hf) and all(token.special for token in added)
+        return WordCache(self._encode_by_library) if ours else None
 
     @cached_property
     def _is_bytes(self) -> bool:
@@ -253,6 +284,15 @@ def _byte_tokenizer_json() -> str:
     hf.decoder = tokenizers.decoders.ByteLevel()
     hf.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in SPECIALS])
     return str(hf.to_str(pretty=True))
+
+
+def _parts(text: str, size: int) -> list[str]:
+    """Cut at line ends that stand between a word and a letter, about every `size` characters."""
+    cuts = [0]
+    for match in _LINE_END.finditer(text):
+        if match.end() - cuts[-1] >= size:
+            cuts.append(match.end())
+    return [text[a:b] for a, b in pairwise([*cuts, len(text)])]
 
 
 def _continuation(tokenizer_json: str) -> tokenizers.Tokenizer | None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, trainers
 
 from core import child
 from core.data.check import Report, check_file
@@ -16,15 +16,11 @@ from core.data.examples import Conversation, Document, Example
 from core.data.prepare import Progress
 from core.data.reader import BadLine, parse, read_records
 from core.data.tokenizer import BYTE_CHARACTERS, SPECIALS, Tokenizer
+from core.data.words import word_splitter
 from core.events import Finished, Started, Warned
 from core.job_spec import TokenizerSpec
 from core.run_dir import SPEC, InputFile, RunDir
 
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Qwen 2's, which other engines know: words with the space before them, digits one by one, runs of white space"""
 MAX_CHARACTERS = 4 << 30
 SAMPLE_BYTES = 1 << 20
 READING, COUNTING = 0.1, 0.6
@@ -102,12 +98,7 @@ def _texts_of(example: Example) -> list[str]:
 def learn_bpe(corpus: Iterable[str], vocab_size: int, stop: child.Stop) -> Tokenizer:
     """Count words and merge pairs, in a thread: the library answers no signal while it merges."""
     hf = tokenizers.Tokenizer(models.BPE())
-    hf.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    hf.pre_tokenizer = word_splitter()
     hf.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

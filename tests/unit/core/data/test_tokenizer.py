@@ -171,3 +171,13 @@ def test_what_makes_no_tokenizer(tmp_path: Path, files: dict[str, str], says: st
     with pytest.raises(InvalidData, match=says) as error:
         Tokenizer.load(tmp_path)
     assert error.value.code == "invalid_tokenizer"
+
+
+@given(st.lists(st.sampled_from(["word", " ", "\n", "\n\n", "1", ".", "  ", "春", "\r\n", "'s"]), max_size=60))
+def test_a_long_text_is_tokenized_in_parts_with_the_same_ids(trained: Tokenizer, parts: list[str]) -> None:
+    text = "".join(parts)
+    for tokenizer in (trained, Tokenizer(byte_level("<|endoftext|>").to_str(), {}, None)):
+        (whole,) = tokenizer._encode_by_library([text])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("core.data.tokenizer.MAX_AT_ONCE", 5)
+            assert tokenizer._encode_by_library([text, text]) == [whole, whole]
