@@ -11,7 +11,7 @@ from api import errors, logs
 from api.dependencies import Services
 from api.figures import Figures
 from api.middleware import BodyLimit, Exchange
-from api.routes import events, files, health, jobs, uploads
+from api.routes import events, files, generate, health, jobs, uploads
 from api.tail import Tail
 from core.jobs.database import Database
 from core.jobs.housekeeping import Housekeeping
@@ -19,7 +19,7 @@ from core.jobs.queue import make_celery
 from core.settings import Settings, settings
 from core.storage import open_storage
 
-ROUTERS = [health.router, jobs.router, events.router, files.router, uploads.router]
+ROUTERS = [health.router, jobs.router, events.router, files.router, uploads.router, generate.router]
 
 
 def create_app(given: Settings | None = None) -> FastAPI:
@@ -34,7 +34,8 @@ def create_app(given: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         housekeeping = Housekeeping(database, celery, storage, chosen)
-        async with httpx.AsyncClient(timeout=httpx.Timeout(600.0, connect=5.0), trust_env=False) as http:
+        timeout, limits = httpx.Timeout(600.0, connect=5.0), httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as http:
             tail = Tail(database)
             app.state.services = Services(chosen, database, storage, celery, housekeeping, figures, tail, http)
             housekeeping.start()

@@ -30,9 +30,11 @@ from tests.generators import (
 )
 from tests.services import wait_until
 
-LONG = {"max_tokens": 4000, "logit_bias": {256: -100.0}}
-"""never ends by itself: takes seconds"""
 TOKENIZER = Tokenizer.bytes()
+ENDLESS = {"logit_bias": dict.fromkeys(TOKENIZER.stop_ids, -100.0)}
+"""the tokens that end an answer, forbidden"""
+LONG = {"max_tokens": 4000, **ENDLESS}
+"""takes seconds"""
 
 
 def lying_at(storage_key: str) -> dict[str, str]:
@@ -230,14 +232,14 @@ def test_the_heartbeat_says_where_it_is_and_what_it_holds(
 
 
 def test_sigterm_finishes_what_was_begun_and_cuts_what_takes_too_long(settings: Settings, model: ServedModel) -> None:
-    with GeneratorProcess(settings.model_copy(update={"drain_seconds": 1.0}), settings.home) as generator:
+    with GeneratorProcess(settings.model_copy(update={"drain_seconds": 2.0}), settings.home) as generator:
         process = generator.process
         assert process is not None
 
         async def scenario() -> None:
             async with generator.client() as client, generator.client() as other:
                 await ask(client, asking(model, "load the model"))
-                short = asking(model, "hello", max_tokens=60, logit_bias={256: -100.0})
+                short = asking(model, "hello", max_tokens=60, **ENDLESS)
                 long = asking(model, "x", n=16, **LONG)
                 async with asked(client, short) as first, asked(other, long) as second:
                     lines, others = [await anext(first)], [await anext(second)]

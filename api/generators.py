@@ -1,0 +1,110 @@
+"""Generators as the api sees them: which one to ask, and its answer as it comes."""
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from core.errors import CapacityExceeded, CoreError, InvalidRequest, TooLarge, Unavailable
+from core.generation_request import Answer, Error, parse_answer
+from core.jobs import registry, workers
+from core.jobs.database import Database
+from core.jobs.registry import Servable
+from core.settings import Settings
+
+RETRY_SECONDS = 2.0
+_CLASSES: dict[int, type[CoreError]] = {400: InvalidRequest, 413: TooLarge}
+
+
+def resolve(database: Database, project_id: str, name: str) -> tuple[Servable, list[str]]:
+    """The model by its name or alias, and the generators' addresses: those that hold it come first.
+
+    Raises:
+        NotFound: code `model_not_found`. Unavailable: no generator is alive.
+    """
+    with database.reading() as session:
+        model = registry.resolve_model(session, project_id, name)
+        alive = workers.alive(session, kind="generator")
+        places = [(model.storage_key not in row.models, random.random(), row.address) for row in alive if row.address]
+    if not places:
+        raise Unavailable(
+            "No generator is running: its operator starts one with `weightsmith up` or `python -m worker.generator`.",
+            retry_after_seconds=RETRY_SECONDS,
+            code="no_generator",
+        )
+    return model, [address for _, _, address in sorted(places)]
+
+
+@asynccontextmanager
+async def asking(
+    http: httpx.AsyncClient, settings: Settings, addresses: list[str], path: str, body: BaseModel
+) -> AsyncIterator[httpx.Response]:
+    """The answer of the first generator that takes the request; leaving the block tells it to stop.
+
+    Raises:
+        InvalidRequest: it cannot be served. CapacityExceeded: all are busy. Unavailable: none can be reached.
+    """
+    refusal: CoreError = Unavailable("No generator could be reached.", retry_after_seconds=RETRY_SECONDS)
+    for address in addresses:
+        headers = {"authorization": f"Bearer {settings.generator_token}", "content-type": "application/json"}
+        request = http.build_request("POST", f"{address}{path}", content=body.model_dump_json(), headers=headers)
+        try:
+            response = await http.send(request, stream=True)
+        except httpx.TransportError:
+            continue
+        try:
+            if response.status_code == 200:
+                yield response
+                return
+            refusal = _refusal(response.status_code, await response.aread())
+        finally:
+            await response.aclose()
+        if not isinstance(refusal, CapacityExceeded):
+            break
+    raise refusal
+
+
+async def answers(response: httpx.Response) -> AsyncIterator[list[Answer]]:
+    """The lines as they come, those of one packet together. The last one is `Usage` or `Error`.
+
+    Raises:
+        Unavailable: the generator broke off.
+    """
+    rest = b""
+    last: Answer | None = None
+    try:
+        async for chunk in response.aiter_bytes():
+            *lines, rest = (rest + chunk).split(b"\n")
+            if lines:
+                parsed = [parse_answer(line) for line in lines]
+                last = parsed[-1]
+                yield parsed
+    except httpx.TransportError:
+        last = None
+    if last is None or last.kind not in ("usage", "error"):
+        raise Unavailable(
+            "The generator broke off in the middle; send the request again.",
+            retry_after_seconds=RETRY_SECONDS,
+            code="generator_lost",
+        )
+
+
+def error_of(line: Error) -> CoreError:
+    """What went wrong after the request was admitted."""
+    if line.code == Unavailable.default_code:
+        return Unavailable(line.message, retry_after_seconds=RETRY_SECONDS)
+    return CoreError(line.message, code=line.code, param=line.param, hint=line.hint)
+
+
+def _refusal(status: int, body: bytes) -> CoreError:
+    try:
+        line = Error.model_validate_json(body)
+    except ValidationError:
+        return CoreError(f"The generator answered with status {status} and no reason.")
+    if status in (429, 503):
+        kind = CapacityExceeded if status == 429 else Unavailable
+        return kind(line.message, retry_after_seconds=line.retry_after_seconds or RETRY_SECONDS, code=line.code)
+    kind_of_refusal = _CLASSES.get(status, CoreError)
+    return kind_of_refusal(line.message, code=line.code, param=line.param, hint=line.hint)
