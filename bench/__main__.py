@@ -1,0 +1,50 @@
+"""`python -m bench [NAME …]`: run benchmarks and write their figures to `bench/results/{hardware}.json`.
+
+python -m bench              all of them
+python -m bench service      one
+"""
+
+import importlib
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+NAMES = ("service", "api")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Run what is named, print each result, keep the newest of each by hardware name."""
+    names = sys.argv[1:] or NAMES
+    unknown = [name for name in names if name not in NAMES]
+    if unknown or "--help" in names:
+        sys.exit(f"{__doc__}\nbenchmarks: {', '.join(NAMES)}")
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{hardware()}.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    for name in names:
+        print(f"== {name}", flush=True)
+        figures = importlib.import_module(f"bench.{name}").measure()
+        for key, value in figures.items():
+            print(f"{key:44s} {value}", flush=True)
+        results[name] = figures | {"measured": time.strftime("%Y-%m-%d", time.gmtime())}
+        file.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def hardware() -> str:
+    """The processor's model and its number of cores, as a file name."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].partition(":")[2] if lines else model
+    words = "".join(c if c.isalnum() else " " for c in model.lower()).split()
+    return "-".join([*words, f"{psutil.cpu_count()}-cores"])
+
+
+if __name__ == "__main__":
+    main()
