@@ -9,7 +9,6 @@ The weights in `model/` are the fp32 masters, so that they are also the weights 
 import errno
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,11 +21,9 @@ from safetensors.torch import load_file, save_file
 from core.data.tokenizer import Tokenizer
 from core.errors import CoreError, StorageFull
 from core.models.directory import write_model_config
+from core.models.manifest import MANIFEST, sha256_of, sync, write_manifest
 from core.models.transformer import Decoder
 from core.models.weights import save_weights
-
-MANIFEST = "manifest.json"
-FORMAT = "weightsmith-checkpoint-1"
 
 
 class CorruptCheckpoint(CoreError):
@@ -88,7 +85,7 @@ def save(
         (partial / "state" / "progress.json").write_text(json.dumps(asdict(progress)))
         manifest_sha256, size = write_manifest(partial, step=progress.step)
         partial.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         # safetensors reports a full disk as an error of its own.
@@ -132,22 +129,9 @@ def verify(path: Path, *, manifest_sha256: str | None, below: str = "") -> dict[
         file = path / entry["name"]
         if not entry["name"].startswith(below):
             continue
-        if not file.is_file() or file.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
+        if not file.is_file() or file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
             raise CorruptCheckpoint(f"{path.name}: {entry['name']} is missing, truncated or altered")
     return manifest
-
-
-def write_manifest(path: Path, *, step: int) -> tuple[str, int]:
-    """Sync every file below `path`, then list them with sizes and hashes. Returns the manifest's hash and all bytes."""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    entries = []
-    for file in files:
-        _sync(file)
-        entries.append({"name": str(file.relative_to(path)), "bytes": file.stat().st_size, "sha256": _sha256(file)})
-    text = json.dumps({"format": FORMAT, "step": step, "files": entries}, indent=1).encode()
-    (path / MANIFEST).write_bytes(text)
-    _sync(path / MANIFEST)
-    return hashlib.sha256(text).hexdigest(), sum(int(str(entry["bytes"])) for entry in entries) + len(text)
 
 
 def weights_sha256(path: Path) -> str:
@@ -180,16 +164,3 @@ def _is_full_disk(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
