@@ -93,8 +93,7 @@ def submit(
     \b
     Examples:
       weightsmith jobs submit job.json --watch
-      echo '{"kind": "tokenizer", "vocab_size": 4096,
-             "data": {"train": [{"file": "file-abc"}]}}' | weightsmith jobs submit -
+      jq '.seed = 8' job.json | weightsmith jobs submit - --watch
     """
     session = session_of(ctx)
     body = read_json(spec)

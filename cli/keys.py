@@ -36,9 +36,7 @@ def create(
         session.raw(made)
         return
     typer.echo(made["value"])
-    session.say(
-        "This is the only time it is shown. Use it as WEIGHTSMITH_API_KEY, or as OPENAI_API_KEY with OPENAI_BASE_URL."
-    )
+    session.say("It is shown this once. Use it as WEIGHTSMITH_API_KEY, or as OPENAI_API_KEY with OPENAI_BASE_URL.")
 
 
 @app.command()

@@ -36,10 +36,11 @@ def follow_log(session: Session, job_id: str, tail: int) -> ExitCode:
 
 
 def _seen(printed: str, text: str) -> int:
-    """How much of `text` has been printed: where it goes on behind the end of `printed`."""
-    last = printed[-2000:]
-    at = text.rfind(last)
-    return at + len(last) if at >= 0 else 0
+    """How much of `text` has been printed. It is a window on the log that moves: its beginning is our end."""
+    start = 0
+    while not text.startswith(printed[start:]):
+        start = printed.find("\n", start) + 1 or len(printed)
+    return len(printed) - start
 
 
 def follow_events(session: Session, job_id: str) -> ExitCode:

@@ -88,13 +88,18 @@ class Session:
             self.say(f"more: add --after {rows[-1]['id']}")
 
     def _table(self, rows: list[Row], columns: Mapping[str, Column]) -> None:
+        from rich.cells import cell_len
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for number, name in enumerate(columns):
-            table.add_column(name, no_wrap=True, overflow="fold" if number == 0 else "ellipsis")
-        for row in rows:
-            table.add_row(*(_one_line(_cell(column(row)).shown) for column in columns.values()))
+        cells = [[_one_line(_cell(column(row)).shown) for column in columns.values()] for row in rows]
+        widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+        widest = widths.index(max(widths))  # where there is too little room, this one is cut
+        widths[widest] = max(8, widths[widest] - max(0, sum(widths) + 2 * len(widths) - self.console.width))
+        for name, width in zip(columns, widths, strict=True):
+            table.add_column(name, no_wrap=True, overflow="ellipsis", width=width)
+        for line in cells:
+            table.add_row(*line)
         self.console.print(table)
 
     def object(self, found: Any, fields: Mapping[str, Column]) -> None:

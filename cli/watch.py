@@ -216,6 +216,7 @@ class Bar:
             completed=fraction,
             total=1.0 if known else None,
             figures=figures(job),
+            refresh=True,
         )
 
     def tell(self, text: str) -> None:

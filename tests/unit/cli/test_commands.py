@@ -1,0 +1,313 @@
+"""What each command asks of the API and how it shows the answer: to a person, to a pipe, as JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.problem import ExitCode
+from tests.unit.cli.conftest import FakeService, Run, a_job, a_page
+
+JOB = "job_" + "a" * 24
+FILE = {
+    "id": "file-1",
+    "object": "file",
+    "bytes": 1_500_000,
+    "filename": "plays.txt",
+    "purpose": "fine-tune",
+    "status": "processed",
+    "created_at": 1_790_000_000,
+}
+MODEL = {
+    "id": "pt:default:plays:1a2b3c4d",
+    "object": "model",
+    "created": 1_790_000_000,
+    "parameters": 1_262_720,
+    "bytes": 2_600_000,
+    "family": "llama",
+    "metrics": {"validation_loss": 3.25},
+}
+
+
+def test_json_is_the_answer_unchanged(service: FakeService, run: Run) -> None:
+    page = a_page(a_job() | {"a_field_we_do_not_know": {"x": [1, None, "ü"]}}, has_more=True)
+    service.says("GET /v1/jobs", page)
+    assert run("jobs", "ls", "--json").json == page
+
+
+def test_a_pipe_gets_tabs_and_full_values(service: FakeService, run: Run) -> None:
+    service.says("GET /v1/jobs", a_page(a_job(progress={"fraction": 0.5})))
+    assert run("jobs", "ls").out == f"{JOB}\ttrain\trunning\t50%\t\t2026-09-21T14:13:20Z\n"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_terminal_gets_a_table_that_fits(service: FakeService, run: Run) -> None:
+    long = a_job(result={"model": "pt:default:" + "x" * 90})
+    service.says("GET /v1/jobs", a_page(long, a_job()))
+    lines = run("jobs", "ls").out.splitlines()
+    assert len(lines) == 3
+    assert JOB in lines[1]
+    assert "…" in lines[1]
+
+
+def test_quiet_prints_ids(service: FakeService, run: Run) -> None:
+    service.says("GET /v1/files", a_page(FILE, FILE | {"id": "file-2"}))
+    ran = run("files", "ls", "-q")
+    assert (ran.out, ran.err) == ("file-1\nfile-2\n", "")
+
+
+def test_an_empty_list_says_what_to_do_on_standard_error(service: FakeService, run: Run) -> None:
+    service.says("GET /v1/files", a_page())
+    ran = run("files", "ls")
+    assert ran.out == ""
+    assert "weightsmith files put" in ran.err
+
+
+def test_filters_travel_and_what_was_not_given_does_not(service: FakeService, run: Run) -> None:
+    service.says("GET /v1/jobs", a_page())
+    run("jobs", "ls", "--state", "running")
+    assert service.last("GET").query == {"state": "running", "limit": "20"}
+
+
+def test_put_uploads_the_bytes(service: FakeService, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "plays.txt"
+    path.write_bytes(b"To be\r\n\x00 or not")
+    service.says("POST /v1/files", FILE)
+    ran = run("files", "put", str(path))
+    assert ran.out == "file-1\n"
+    sent = service.last("POST")
+    assert b"To be\r\n\x00 or not" in sent.body
+    assert b'name="purpose"\r\n\r\nfine-tune' in sent.body
+    assert b'filename="plays.txt"' in sent.body
+
+
+def test_a_large_file_travels_in_parts(
+    service: FakeService, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.files.UPLOAD_BYTES", 5)
+    monkeypatch.setattr("cli.files.PART_BYTES", 4)
+    path = tmp_path / "large.txt"
+    path.write_bytes(b"0123456789")
+    service.says("POST /v1/uploads", {"id": "upload_1"})
+    service.says("POST /v1/uploads/upload_1/parts", {"id": "part_1"}, {"id": "part_2"}, {"id": "part_3"})
+    service.says("POST /v1/uploads/upload_1/complete", {"id": "upload_1", "file": FILE})
+    assert run("files", "put", str(path)).out == "file-1\n"
+    assert service.last("POST").json == {"part_ids": ["part_1", "part_2", "part_3"]}
+    assert service.asked[0].json["bytes"] == 10
+    parts = [asked.body for asked in service.asked if asked.path.endswith("/parts")]
+    assert [piece in body for piece, body in zip((b"0123", b"4567", b"89"), parts, strict=True)] == [True] * 3
+
+
+def test_cat_writes_the_bytes(service: FakeService, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    from cli.main import main
+
+    service.says("GET /v1/files/file-1/content", (200, b"\xff\x00raw"))
+    with pytest.raises(SystemExit):
+        main(["files", "cat", "file-1"])
+    assert capfdbinary.readouterr().out == b"\xff\x00raw"
+
+
+def test_check_needs_no_server_and_names_bad_lines(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"text": "fine"}\n{"txt": "wrong"}\n{"text": "fine"}\n')
+    ran = run("files", "check", str(path))
+    assert ran.code == ExitCode.FAILED
+    assert "line 2" in ran.out
+    path.write_text('{"text": "fine"}\n')
+    assert run("files", "check", str(path)).code == ExitCode.DONE
+    assert run("files", "check", str(path), "--json").json["num_examples"] == 1
+    assert run("files", "check", str(path), "--format", "poetry").code == ExitCode.USAGE
+
+
+def test_rm_asks_first_and_off_a_terminal_wants_yes(service: FakeService, run: Run) -> None:
+    ran = run("files", "rm", "file-1")
+    assert (ran.code, service.asked) == (ExitCode.USAGE, [])
+    assert "--yes" in ran.err
+    service.says("DELETE /v1/files/file-1", {"id": "file-1", "object": "file", "deleted": True})
+    assert run("files", "rm", "file-1", "--yes").code == ExitCode.DONE
+
+
+def test_submit_reads_a_file_and_prints_the_id(service: FakeService, run: Run, tmp_path: Path) -> None:
+    spec = {"kind": "tokenizer", "data": {"train": [{"file": "file-1"}]}}
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(spec))
+    service.says("POST /v1/jobs", (201, a_job(state="validating")))
+    ran = run("jobs", "submit", str(path))
+    assert ran.out == JOB + "\n"
+    assert "jobs watch" in ran.err
+    assert service.last("POST").json == spec
+
+
+@pytest.mark.parametrize("content", ["{", None])
+def test_submit_of_what_is_no_json(run: Run, tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "job.json"
+    if content is not None:
+        path.write_text(content)
+    assert run("jobs", "submit", str(path)).code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("verb", ["cancel", "pause", "resume"])
+def test_steering(verb: str, service: FakeService, run: Run) -> None:
+    service.says(f"POST /v1/jobs/{JOB}/{verb}", a_job(state="stopping"))
+    assert run("jobs", verb, JOB).out == f"{JOB}\tstopping\n"
+    assert service.last("POST").body == b""
+
+
+def test_references_to_jobs(service: FakeService, run: Run) -> None:
+    service.says("GET /v1/jobs", a_page(a_job(), a_job(id="job_ab" + "c" * 22)))
+    service.says(f"GET /v1/jobs/{JOB}", a_job())
+    assert run("jobs", "show", "@last", "-q").out == JOB + "\n"
+    assert run("jobs", "show", "job_aaa", "-q").out == JOB + "\n"
+    assert run("jobs", "show", "job_a").code == ExitCode.NOT_FOUND  # two fit
+    assert run("jobs", "show", "@first").code == ExitCode.USAGE
+    service.says("GET /v1/jobs", a_page())
+    assert run("jobs", "show", "@running").code == ExitCode.NOT_FOUND
+
+
+def test_clone_with_changes(service: FakeService, run: Run) -> None:
+    service.says(f"POST /v1/jobs/{JOB}/clone", (201, a_job(id="job_" + "b" * 24)))
+    assert run("jobs", "clone", JOB, "--change", '{"seed": 8}').out == "job_" + "b" * 24 + "\n"
+    assert service.last("POST").json == {"seed": 8}
+    assert run("jobs", "clone", JOB, "--change", "{").code == ExitCode.USAGE
+
+
+def metrics() -> dict[str, object]:
+    points = [{"step": step, "value": value} for step, value in ((1, 8.5), (2, None), (3, 7.25))]
+    return {"object": "list", "job": JOB, "data": [{"name": "train_loss", "points": points}]}
+
+
+def test_metrics_in_a_pipe_are_points(service: FakeService, run: Run) -> None:
+    service.says(f"GET /v1/jobs/{JOB}/metrics", metrics())
+    assert run("jobs", "metrics", JOB).out == "train_loss\t1\t8.5\ntrain_loss\t3\t7.25\n"
+
+
+@pytest.mark.usefixtures("terminal")
+def test_metrics_on_a_terminal_are_a_curve(service: FakeService, run: Run) -> None:
+    service.says(f"GET /v1/jobs/{JOB}/metrics", metrics())
+    out = run("jobs", "metrics", JOB).out
+    assert "training loss" in out
+    assert "8.50" in out
+    assert service.last("GET").query["names"] == "train_loss,validation_loss"
+
+
+def test_models(service: FakeService, run: Run) -> None:
+    service.says("GET /v1/models", a_page(MODEL))
+    assert run("models", "ls").out.startswith("pt:default:plays:1a2b3c4d\t1262720\t2600000\t")
+    service.says("GET /v1/models/pt:default:plays:1a2b3c4d", MODEL)
+    assert "metrics\tvalidation_loss 3.25\n" in run("models", "show", MODEL["id"]).out
+
+
+def test_alias(service: FakeService, run: Run) -> None:
+    service.says("PUT /v1/models/gpt-4o-mini/alias", {"id": "gpt-4o-mini", "alias": "gpt-4o-mini", "model": "m"})
+    assert run("models", "alias", "gpt-4o-mini", "m").code == ExitCode.DONE
+    assert service.last("PUT").json == {"model": "m"}
+
+
+def test_pull_leaves_a_whole_file_or_none(
+    service: FakeService, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    service.says("GET /v1/models/pt:default:plays:1a2b3c4d/download", (200, b"PK-zip"))
+    assert run("models", "pull", MODEL["id"]).out == "pt-default-plays-1a2b3c4d.zip\n"
+    assert (tmp_path / "pt-default-plays-1a2b3c4d.zip").read_bytes() == b"PK-zip"
+    assert run("models", "pull", "nobody").code == ExitCode.NOT_FOUND
+    assert [path.name for path in tmp_path.iterdir()] == ["pt-default-plays-1a2b3c4d.zip"]
+
+
+SSE = {"content-type": "text/event-stream"}
+
+
+def events(*chunks: object) -> tuple[int, bytes, dict[str, str]]:
+    lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+    return 200, "".join([*lines, "data: [DONE]\n\n"]).encode(), SSE
+
+
+def test_generate_streams(service: FakeService, run: Run) -> None:
+    chunks = [{"object": "text_completion", "choices": [{"text": text}]} for text in ("To ", "be")]
+    service.says("POST /v1/completions", events(*chunks))
+    assert run("generate", "m", "Go:", "--seed", "7").out == "To be\n"
+    body = service.last("POST").json
+    assert (body["prompt"], body["seed"], body["stream"]) == ("Go:", 7, True)
+    assert "stop" not in body
+
+
+def test_generate_as_json_is_one_answer(service: FakeService, run: Run) -> None:
+    answer = {"object": "text_completion", "choices": [{"text": "To be"}]}
+    service.says("POST /v1/completions", answer)
+    assert run("generate", "m", "Go:", "--json").json == answer
+    assert "stream" not in service.last("POST").json
+
+
+def test_chat_answers_one_message(service: FakeService, run: Run) -> None:
+    deltas = [{"role": "assistant", "content": ""}, {"content": "Hel"}, {"content": "lo"}, {}]
+    service.says("POST /v1/chat/completions", events(*({"choices": [{"delta": delta}]} for delta in deltas)))
+    assert run("chat", "m", "Hi", "--system", "Be brief").out == "Hello\n"
+    assert [turn["role"] for turn in service.last("POST").json["messages"]] == ["system", "user"]
+
+
+def test_chat_off_a_terminal_wants_a_message(service: FakeService, run: Run) -> None:
+    assert run("chat", "m").code == ExitCode.USAGE
+
+
+def test_keys_create_shows_the_key_once(service: FakeService, run: Run) -> None:
+    service.says("POST /v1/keys", (201, {"id": "key_1", "name": "laptop", "value": "ws_secret"}))
+    ran = run("keys", "create", "laptop")
+    assert ran.out == "ws_secret\n"
+    assert "this once" in ran.err
+
+
+def test_api_reaches_everything(service: FakeService, run: Run, tmp_path: Path) -> None:
+    service.says("POST /v1/anything", {"done": True})
+    assert run("api", "post", "/v1/anything", "--data", '{"x": 1}').json == {"done": True}
+    assert service.last("POST").json == {"x": 1}
+    (tmp_path / "body.json").write_text('{"y": 2}')
+    run("api", "POST", "v1/anything", "--data", f"@{tmp_path / 'body.json'}")
+    assert service.last("POST").json == {"y": 2}
+    assert run("api", "BREW", "/v1/coffee").code == ExitCode.USAGE
+    assert run("api", "GET", "/v1/nothing").code == ExitCode.NOT_FOUND
+
+
+def test_train_uploads_trains_a_tokenizer_and_submits(service: FakeService, run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "plays.txt"
+    path.write_text("To be")
+    service.says("POST /v1/files", FILE)
+    done = a_job(kind="tokenizer", state="succeeded", result={"tokenizer": "tok_1"})
+    service.says("POST /v1/jobs", (201, a_job(kind="tokenizer")), (201, a_job(id="job_" + "b" * 24)))
+    service.says(f"GET /v1/jobs/{JOB}", done)
+    service.says(f"GET /v1/jobs/{JOB}/events", a_page())
+    ran = run("train", "--data", str(path), "--steps", "30", "--detach")
+    assert ran.code == ExitCode.DONE
+    assert ran.out == "job_" + "b" * 24 + "\n"
+    spec = service.last("POST").json
+    assert spec["model"] == {"init": "random", "family": "llama", "preset": "nano", "tokenizer": "tok_1"}
+    assert spec["data"]["train"] == [{"file": "file-1"}]
+    assert spec["budget"] == {"steps": 30}
+
+
+def test_train_from_a_model_fine_tunes(service: FakeService, run: Run) -> None:
+    service.says("POST /v1/jobs", (201, a_job()))
+    run("train", "--data", "file-1", "--from", "pt:m", "--detach")
+    spec = service.last("POST").json
+    assert spec["model"] == {"init": "pretrained", "from": "pt:m"}
+    assert spec["objective"] == {"kind": "supervised"}
+    assert spec["budget"] == {"epochs": 3}
+
+
+def test_train_on_what_is_not_there(service: FakeService, run: Run) -> None:
+    assert run("train", "--data", "nowhere.txt").code == ExitCode.USAGE
+
+
+def test_doctor_finds_what_is_wrong(service: FakeService, run: Run, tmp_path: Path) -> None:
+    service.says("GET /readyz", {"status": "ok"})
+    service.says("GET /v1/models", a_page())
+    service.says("GET /v1/workers", a_page({"kind": "train"}, {"kind": "light"}))
+    ran = run("doctor", "--home", str(tmp_path / "home"), "--json")
+    findings = {finding["name"]: finding for finding in ran.json["data"]}
+    assert ran.code == ExitCode.FAILED
+    assert findings["server"]["good"]
+    assert not findings["workers"]["good"]
+    assert "generator" in findings["workers"]["advice"]
+    kinds = ({"kind": kind} for kind in ("train", "light", "generator"))
+    service.says("GET /v1/workers", a_page(*kinds))
+    text = run("doctor", "--home", str(tmp_path / "home")).out
+    assert "BAD" not in text.partition("server")[2]
