@@ -26,6 +26,9 @@ CHILD = Path(__file__).with_name("template_child.py")
 SECONDS_A_RENDERING = 2.0
 SECONDS_TO_START = 60.0
 FREE_CHARACTERS = 1 << 20
+NOT_PREFIX = "chat_template_not_prefix"
+NOT_PREFIX_HINT = "let only the last answer be learned (weight 0 on the others), or correct chat_template.jinja"
+TEMPLATE_HINT = "correct chat_template.jinja, or the conversation"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ class Renderer:
             try:
                 return self._ask(line.encode() + b"\n", answers)
             except InvalidData as error:
-                if error.code != "chat_template_not_prefix":
+                if error.code != NOT_PREFIX:
                     self._kill()
                 raise
             except BaseException:
@@ -158,7 +161,7 @@ class _Child:
             raise InvalidData(
                 reply["message"],
                 code=reply["error"],
-                hint="correct chat_template.jinja, or the conversation",
+                hint=NOT_PREFIX_HINT if reply["error"] == NOT_PREFIX else TEMPLATE_HINT,
             )
         return reply
 

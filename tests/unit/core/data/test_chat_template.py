@@ -287,9 +287,9 @@ def test_a_template_that_does_not_end_is_killed(
     assert renderer.render("{{ messages[0].content }}", [Turn("user", "still here")]) == "still here"
 
 
-def test_a_rendering_sees_no_clock_and_marks_of_other_trainers_do_not_matter(renderer: Renderer) -> None:
-    template = "{% generation %}{{ messages[0].content }}{% endgeneration %}{{ strftime_now is defined }}"
-    assert renderer.render(template, [Turn("user", "a")]) == "aFalse"
+def test_the_day_stands_still_and_marks_of_other_trainers_do_not_matter(renderer: Renderer) -> None:
+    template = "{% generation %}{{ messages[0].content }}{% endgeneration %}{{ strftime_now(' %d %b %Y') }}"
+    assert renderer.render(template, [Turn("user", "a")]) == "a 26 Jul 2024"
 
 
 def test_one_rendering_needs_no_renderer() -> None:
