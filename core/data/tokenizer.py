@@ -53,7 +53,9 @@ _END_OF_TEXTS = (END_OF_TEXT, "<|end_of_text|>")
 class Tokenizer:
     """Immutable. Made by `load` or `bytes`."""
 
-    def __init__(self, tokenizer_json: str, config: dict[str, Any], chat_template: str | None) -> None:
+    def __init__(
+        self, tokenizer_json: str, config: dict[str, Any], chat_template: str | None, stops: Iterable[int] = ()
+    ) -> None:
         self._json = tokenizer_json
         self._config = config
         self.chat_template = chat_template
@@ -79,7 +81,8 @@ class Tokenizer:
         self.end_of_text: int = end_of_text
         self.pad: int = pad if pad is not None else self.specials.get(PAD, end_of_text)
         self.turn_end: int | None = self._find_turn_end(eos)
-        self.stop_ids = frozenset(id for id in (end_of_text, eos, self.turn_end) if id is not None)
+        self.stop_ids = frozenset(id for id in (end_of_text, eos, self.turn_end, *stops) if id is not None)
+        """tokens that end a generation"""
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
@@ -95,7 +98,8 @@ class Tokenizer:
                 config.setdefault(name, token)
             template = directory / "chat_template.jinja"
             chat_template = template.read_text(encoding="utf-8") if template.exists() else _template_of(config)
-            return cls(tokenizer_json, config, chat_template)
+            stops = _read_json(directory / "generation_config.json").get("eos_token_id") or []
+            return cls(tokenizer_json, config, chat_template, [stops] if isinstance(stops, int) else stops)
         except FileNotFoundError as error:
             raise InvalidData(f"the tokenizer lacks {Path(error.filename).name}", code="invalid_tokenizer") from error
         except (ValueError, TypeError, AttributeError) as error:

@@ -135,6 +135,13 @@ def test_a_chat_model_of_others(tmp_path: Path) -> None:
     assert not tokenizer.prepends_start
 
 
+def test_a_model_names_more_tokens_that_end_its_answers(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [257, 258]}')
+    byte_level("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>").save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|end_of_text|>"}')
+    assert Tokenizer.load(tmp_path).stop_ids == {256, 257, 258}
+
+
 def test_a_model_that_starts_every_text(tmp_path: Path) -> None:
     hf = byte_level("<s>", "</s>")
     hf.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
