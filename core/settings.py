@@ -142,3 +142,9 @@ def client_environment() -> dict[str, str]:
     """What variables tell the command line: some of `base_url`, `api_key` and `home`."""
     names = ("base_url", "api_key", "home")
     return {name: value for name in names if (value := os.environ.get(_variable(name)))}
+
+
+def machine_environment() -> dict[str, str]:
+    """What a child process needs to know of this machine: where programs and libraries lie. No secrets."""
+    names = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "CUDA_HOME", "VIRTUAL_ENV")
+    return {name: value for name in names if (value := os.environ.get(name))}

@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from core.errors import Conflict, NotFound
 from core.events import Saved
 from core.jobs import journal
-from core.jobs.dialect import now
+from core.jobs.dialect import insert_unless_there, now
 from core.jobs.ids import new_id, random_text
 from core.jobs.states import TERMINAL
-from core.jobs.tables import Alias, Checkpoint, Job, JobUse, Model, Project, TokenizerRow, Worker
+from core.jobs.tables import Alias, Attempt, Checkpoint, Dataset, Job, JobUse, Model, Project, TokenizerRow, Worker
 from core.models.config import ModelConfig
 
 
@@ -127,6 +127,31 @@ def commit_checkpoint(session: Session, job: Job, saved: Saved, *, storage_key: 
     return checkpoint
 
 
+def reject_newest_checkpoint(session: Session, job: Job, why: str) -> None:
+    """It cannot be used: hide it, and let the job go on from the one before it, or from the start."""
+    broken = session.get_one(Checkpoint, job.checkpoint_id)
+    broken.deleted_at = float(session.scalar(select(now())) or 0.0)
+    before = session.scalar(
+        select(Checkpoint)
+        .where(Checkpoint.job_id == job.id, Checkpoint.deleted_at.is_(None), Checkpoint.id != broken.id)
+        .order_by(Checkpoint.step.desc(), Checkpoint.fence.desc())
+        .limit(1)
+    )
+    job.checkpoint_id = before.id if before else None
+    resumes_at = before.step if before else 0
+    session.execute(
+        update(Attempt).where(Attempt.job_id == job.id, Attempt.fence == job.fence).values(first_step=resumes_at)
+    )
+    journal.append(
+        session,
+        job,
+        "checkpoint_rejected",
+        f"The checkpoint of step {broken.step} cannot be used ({why}); going on from step {resumes_at}.",
+        level="warn",
+        data={"checkpoint": broken.id, "step": broken.step, "resumes_at": resumes_at},
+    )
+
+
 def retire_checkpoints(session: Session, job: Job, *, keep: int, keep_best: bool) -> None:
     """Hide all but the newest `keep` (and the best). What a generator or another job holds stays."""
     rows = session.scalars(
@@ -185,6 +210,12 @@ def add_tokenizer(
     return row
 
 
+def add_dataset(session: Session, hash: str, *, storage_key: str, size_bytes: int) -> None:
+    """From now on the token dataset exists. Another job may have made the same one meanwhile."""
+    clock = float(session.scalar(select(now())) or 0.0)
+    insert_unless_there(session, Dataset(hash=hash, storage_key=storage_key, size_bytes=size_bytes, created_at=clock))
+
+
 def get_tokenizer(session: Session, project_id: str, tokenizer_id: str) -> TokenizerRow:
     row = session.scalar(
         select(TokenizerRow).where(
@@ -204,7 +235,8 @@ def get_tokenizer(session: Session, project_id: str, tokenizer_id: str) -> Token
 
 def set_alias(session: Session, project_id: str, alias: str, model_name: str) -> Servable:
     """Let `alias` stand for a model; replaces what it stood for."""
-    if session.get(Model, alias) is not None:
+    taken = session.get(Model, alias)
+    if taken is not None and taken.project_id == project_id:
         raise Conflict(f"{alias!r} is the name of a model; choose another alias.", code="alias_is_a_model")
     target = resolve_model(session, project_id, model_name)
     session.merge(Alias(project_id=project_id, alias=alias, model_name=target.name))
@@ -229,6 +261,7 @@ def delete(session: Session, row: Any, object_id: str) -> None:
     Raises:
         Conflict: code `in_use`, with the names of its users.
     """
+    session.refresh(row, with_for_update=True)  # who submits a job that uses it holds it (core.jobs.submit)
     users = users_of(session, object_id)
     if users:
         raise Conflict(
