@@ -156,7 +156,10 @@ def _mixed(filename: str, records: list[tuple[int, Record]], found: Counter[str]
 def _unknown(filename: str, line: int, record: Record) -> InvalidData:
     keys = ", ".join(repr(key[:64]) for key in list(record)[:10]) or "none"
     needs = "; ".join(f"{name} needs {' and '.join(map(repr, known.keys))}" for name, known in FORMATS.items())
-    hint = next((hint for key, hint in FOREIGN_KEYS.items() if key in record), "rename the keys to those of one format")
+    usual = "rename the keys to those of one format"
+    if _kind(filename) in ("csv", "tsv"):
+        usual = "the first line must name the columns: rename them to the keys of one format"
+    hint = next((hint for key, hint in FOREIGN_KEYS.items() if key in record), usual)
     return InvalidData(
         f"{filename} fits no format: line {line} has the keys {keys}; {needs}",
         code="unknown_format",

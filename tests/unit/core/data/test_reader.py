@@ -254,6 +254,12 @@ def test_rows_that_fit_nothing(write: Write, rows: list[Any], code: str, says: s
     assert error.value.line_errors
 
 
+def test_a_table_without_a_header(write: Write) -> None:
+    with pytest.raises(InvalidData, match="fits no format") as error:
+        sniff(write("a.csv", "3,Some news\n4,Other news\n"), "a.csv")
+    assert (error.value.hint or "").startswith("the first line must name the columns")
+
+
 def test_a_format_that_changes_far_into_the_file_is_found_by_the_check(write: Write) -> None:
     path = write("a.jsonl", [*[CHAT] * 100, {"text": "a"}])
     assert sniff(path, path.name) == "chat"
