@@ -13,7 +13,9 @@ COLUMNS: dict[str, Column] = {
     "name": lambda key: key["name"],
     "scopes": lambda key: ",".join(key.get("scopes") or []),
     "key": lambda key: key.get("redacted_value"),
+    "project": lambda key: key.get("project"),
     "created": lambda key: when(key["created_at"]),
+    "revoked": lambda key: when(key.get("revoked_at")),
     "last used": lambda key: when(key.get("last_used_at")),
 }
 
@@ -23,15 +25,19 @@ def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="What it is for.")],
     scope: Annotated[list[str] | None, typer.Option(help="What it may do; may be given more than once.")] = None,
+    project: Annotated[str | None, typer.Option(help="Its project. Default: yours.")] = None,
+    days: Annotated[float | None, typer.Option(help="How long it lasts. Default: until it is revoked.")] = None,
 ) -> None:
-    """Create a key; prints it, this once.
+    """Create a key; prints it, this once. Without --scope it may read, write and generate.
 
     \b
-    Example:
+    Examples:
       weightsmith keys create laptop
+      weightsmith keys create dashboard --scope read --days 90
     """
     session = session_of(ctx)
-    made = session.client.post("keys", {"name": name} | ({"scopes": scope} if scope else {}))
+    body = {"name": name, "scopes": scope or None, "project": project, "expires_in_days": days}
+    made = session.client.post("keys", {name: value for name, value in body.items() if value is not None})
     if session.json:
         session.raw(made)
         return

@@ -148,6 +148,19 @@ def alias(
 
 
 @app.command()
+def unalias(ctx: typer.Context, name: Annotated[str, typer.Argument(help="The alias.", metavar="ALIAS")]) -> None:
+    """Remove an alias; the model stays.
+
+    \b
+    Example:
+      weightsmith models unalias gpt-4o-mini
+    """
+    session = session_of(ctx)
+    deleted = session.client.delete(f"{address(name)}/alias")
+    session.raw(deleted) if session.json else session.say(f"{name} stands for nothing now")
+
+
+@app.command()
 def aliases(ctx: typer.Context) -> None:
     """List aliases.
 
