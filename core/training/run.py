@@ -176,6 +176,7 @@ def write_sample(model: Decoder, tokenizer: Tokenizer, document: list[int], *, s
 
 def wait_as_spare() -> NoReturn:
     """Everything is imported. Wait for a run directory; the end of standard input means that there will be none."""
+    warm_up()
     line = sys.stdin.readline()
     if not line:
         sys.exit(0)
@@ -186,6 +187,14 @@ def wait_as_spare() -> NoReturn:
     os.dup2(log, 1)
     os.dup2(log, 2)
     child.run(main, run_dir)
+
+
+def warm_up() -> None:
+    """Have imported what torch imports at first use: its compiler (two seconds), an optimizer's first step."""
+    torch.use_deterministic_algorithms(True)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.sum().backward()  # type: ignore[no-untyped-call]
+    torch.optim.AdamW([parameter], fused=True).step()
 
 
 if __name__ == "__main__":
