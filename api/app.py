@@ -11,7 +11,21 @@ from api import errors, logs
 from api.dependencies import Services
 from api.figures import Figures
 from api.middleware import BodyLimit, Exchange
-from api.routes import events, files, generate, health, jobs, uploads
+from api.routes import (
+    catalog,
+    docs,
+    events,
+    files,
+    fine_tuning,
+    generate,
+    health,
+    jobs,
+    keys,
+    models,
+    tokenizers,
+    uploads,
+    workers,
+)
 from api.tail import Tail
 from core.jobs.database import Database
 from core.jobs.housekeeping import Housekeeping
@@ -19,7 +33,24 @@ from core.jobs.queue import make_celery
 from core.settings import Settings, settings
 from core.storage import open_storage
 
-ROUTERS = [health.router, jobs.router, events.router, files.router, uploads.router, generate.router]
+ROUTERS = [
+    module.router
+    for module in (
+        jobs,
+        events,
+        fine_tuning,
+        files,
+        uploads,
+        models,
+        tokenizers,
+        generate,
+        catalog,
+        workers,
+        keys,
+        health,
+        docs,
+    )
+]
 
 
 def create_app(given: Settings | None = None) -> FastAPI:

@@ -1,7 +1,7 @@
 """From errors to answers: one table of statuses, one envelope, for everything that can go wrong."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -149,8 +149,7 @@ def _database_error(request: Request, error: DBAPIError) -> JSONResponse:
     return crashed(error, request.state.request_id)
 
 
-Handler = Callable[[Request, Any], JSONResponse]
-_HANDLERS: dict[type[Exception], Handler] = {
+_ANSWERS: dict[type[Exception], Callable[[Request, Any], JSONResponse]] = {
     errors.CoreError: lambda request, error: of_core_error(error),
     RequestValidationError: lambda request, error: _validation_error(error),
     HTTPException: _http_error,
@@ -165,5 +164,14 @@ _HANDLERS: dict[type[Exception], Handler] = {
 
 def install(app: FastAPI) -> None:
     """Give every kind of failure its answer. (Crashes are caught by `api.middleware`, outside of everything.)"""
-    for kind, handler in _HANDLERS.items():
-        app.add_exception_handler(kind, handler)
+    for kind, answer_to in _ANSWERS.items():
+        app.add_exception_handler(kind, _handler(answer_to))
+
+
+def _handler(answer_to: Callable[[Request, Any], JSONResponse]) -> Callable[[Request, Any], Awaitable[JSONResponse]]:
+    """As a coroutine: a plain function would wait for a thread, which may be what there is too little of."""
+
+    async def handle(request: Request, error: Any) -> JSONResponse:
+        return answer_to(request, error)
+
+    return handle

@@ -213,7 +213,6 @@ class ModelOut(Out):
     bytes: int
     parent: str | None
     """the model it was trained from"""
-    root: str
     job: str | None
     metrics: dict[str, float | None]
     has_chat_template: bool | None

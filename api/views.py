@@ -27,6 +27,7 @@ from core.jobs import tables
 from core.jobs.listing import Page
 from core.jobs.metrics import Bucket
 from core.jobs.states import TERMINAL
+from core.models.config import ModelConfig
 
 Item = TypeVar("Item")
 
@@ -189,12 +190,41 @@ def model(row: tables.Model, *, project: str, aliases: Sequence[str] = ()) -> Mo
         context_length=int(row.config["context_length"]),
         bytes=row.size_bytes,
         parent=row.parent,
-        root=row.root,
         job=row.job_id,
         metrics=finites(row.metrics),
         has_chat_template=row.has_chat_template,
         aliases=list(aliases),
         config=row.config,
+        manifest_sha256=row.manifest_sha256,
+    )
+
+
+def model_or_checkpoint(
+    row: tables.Model | tables.Checkpoint,
+    made_by: tables.Job | None,
+    *,
+    project: str,
+    aliases: Mapping[str, Sequence[str]],
+) -> ModelOut:
+    """A checkpoint is a model like any other; what it has learned so far are its metrics."""
+    if isinstance(row, tables.Model):
+        return model(row, project=project, aliases=aliases.get(row.name, ()))
+    assert made_by is not None
+    config = ModelConfig.model_validate(made_by.config)
+    return ModelOut(
+        id=row.model_name,
+        created=int(row.created_at),
+        owned_by=project,
+        family=config.family,
+        parameters=config.num_parameters(),
+        context_length=config.context_length,
+        bytes=row.size_bytes,
+        parent=made_by.base_model,
+        job=made_by.id,
+        metrics=finites(row.metrics),
+        has_chat_template=None,
+        aliases=list(aliases.get(row.model_name, ())),
+        config=config.model_dump(mode="json"),
         manifest_sha256=row.manifest_sha256,
     )
 

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.data.tokenizer import Tokenizer
-from core.errors import InvalidRequest, NotFound
+from core.errors import Conflict, InvalidRequest, NotFound
 from core.job_spec import (
     FormatName,
     JobSpec,
@@ -20,7 +21,7 @@ from core.job_spec import (
 )
 from core.jobs import files, registry, store
 from core.jobs.registry import Servable
-from core.jobs.tables import File, Job
+from core.jobs.tables import Checkpoint, File, Job, Model, TokenizerRow
 from core.models.config import ModelConfig
 
 BYTES = "bytes"
@@ -49,6 +50,7 @@ def submit(
 ) -> Job:
     """Create the job. `request`: the façade's own words."""
     found = resolve(session, project_id, spec)
+    _hold(session, found)
     name = None
     if found.config is not None:
         name = registry.new_model_name(session, project_id, suffix=spec.suffix, base=found.base)
@@ -64,6 +66,23 @@ def submit(
         parent_id=parent_id,
         job_id=job_id,
     )
+
+
+def _hold(session: Session, found: Resolved) -> None:
+    """Until this transaction ends, nobody deletes what the job will use; from then on its uses hold it."""
+    kept: set[str] = set()
+    for key, table in (
+        (File.id, File),
+        (TokenizerRow.id, TokenizerRow),
+        (Model.name, Model),
+        (Checkpoint.id, Checkpoint),
+    ):
+        left = set(found.uses) - kept
+        if left:
+            there = select(key).where(key.in_(left), table.deleted_at.is_(None)).with_for_update(read=True)
+            kept.update(session.scalars(there))
+    if gone := set(found.uses) - kept:
+        raise Conflict(f"{', '.join(sorted(gone))} was deleted just now.", code="deleted_meanwhile")
 
 
 def resolve(session: Session, project_id: str, spec: JobSpec) -> Resolved:

@@ -1,0 +1,143 @@
+"""Models, and the names that stand for them. A model's id has `:` and may have `/`, so its routes take whole paths."""
+
+import re
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Body
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+from sqlalchemy.orm import Session
+
+from api import views, zipped
+from api.dependencies import Provided, Reader, Writer
+from api.routes.files import allowed_path
+from api.schemas import AliasOut, Deleted, ListOut, ModelOut
+from core.errors import Conflict, InvalidData, InvalidRequest, NotFound
+from core.jobs import model_import, models, registry
+from core.jobs.keys import Caller
+from core.jobs.tables import Alias
+from core.spec import Spec
+
+router = APIRouter(prefix="/v1", tags=["models"])
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
+_TAKEN_ENDINGS = ("/download", "/alias")
+
+
+class AliasTarget(Spec):
+    model: str = Field(min_length=1, max_length=256, description="id of the model that the alias stands for")
+
+
+class ModelImport(Spec):
+    path: str = Field(min_length=1, max_length=4096, description="a Hugging Face directory on the server")
+    name: str | None = Field(
+        default=None, pattern=_ALIAS.pattern, description="what to call it; becomes an alias. Default: no alias"
+    )
+
+
+@router.get("/models", summary="List models, newest first")
+def list_models(caller: Reader, provided: Provided) -> ListOut[ModelOut]:
+    with provided.database.reading() as session:
+        rows = models.list_models(session, caller.project_id)
+        names = models.aliases_by_model(session, caller.project_id)
+    return views.page([views.model(row, project=caller.project, aliases=names.get(row.name, ())) for row in rows])
+
+
+@router.post("/models/import", summary="Take over a model from a folder that the operator allows", status_code=201)
+def import_model(body: ModelImport, caller: Writer, provided: Provided) -> ModelOut:
+    source = allowed_path(body.path, provided.settings.import_folders, param="path")
+    if not source.is_dir():
+        raise InvalidRequest(f"{body.path!r} is not a directory.", code="not_a_directory", param="path")
+    if body.name is not None:
+        with provided.database.reading() as session:
+            _check_free(session, caller, body.name)
+    try:
+        imported = model_import.copy_model(source, provided.storage, provided.settings.scratch_dir)
+    except InvalidData as error:
+        raise InvalidData(error.message, code=error.code, param="path", hint=error.hint) from None
+    with provided.database.transaction() as session:
+        row = model_import.add_imported(session, caller.project_id, imported, name=body.name or source.name)
+        if body.name is not None:
+            _check_free(session, caller, body.name)
+            registry.set_alias(session, caller.project_id, body.name, row.name)
+        return views.model(row, project=caller.project, aliases=[body.name] if body.name else [])
+
+
+@router.get("/aliases", summary="List aliases")
+def list_aliases(caller: Reader, provided: Provided) -> ListOut[AliasOut]:
+    with provided.database.reading() as session:
+        return views.page([views.alias(row) for row in models.list_aliases(session, caller.project_id)])
+
+
+@router.put("/models/{alias:path}/alias", summary="Let a name of your own stand for a model")
+def put_alias(alias: str, body: Annotated[AliasTarget, Body()], caller: Writer, provided: Provided) -> AliasOut:
+    if not _ALIAS.fullmatch(alias) or alias.endswith(_TAKEN_ENDINGS):
+        raise InvalidRequest(
+            f"{alias!r} cannot be an alias; letters, digits and . _ : @ / - are allowed, at most 128.", param="alias"
+        )
+    with provided.database.transaction() as session:
+        registry.set_alias(session, caller.project_id, alias, body.model)
+        session.flush()
+        return views.alias(models.get_alias(session, caller.project_id, alias))
+
+
+@router.get("/models/{alias:path}/alias", summary="What an alias stands for")
+def get_alias(alias: str, caller: Reader, provided: Provided) -> AliasOut:
+    with provided.database.reading() as session:
+        return views.alias(models.get_alias(session, caller.project_id, alias))
+
+
+@router.delete("/models/{alias:path}/alias", summary="Remove an alias; the model stays")
+def delete_alias(alias: str, caller: Writer, provided: Provided) -> Deleted:
+    with provided.database.transaction() as session:
+        session.delete(models.get_alias(session, caller.project_id, alias))
+    return Deleted(id=alias, object="alias")
+
+
+@router.get(
+    "/models/{model:path}/download",
+    summary="The model's Hugging Face directory as one zip",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
+)
+def download_model(
+    model: str, caller: Reader, provided: Provided, format: Literal["safetensors"] = "safetensors"
+) -> StreamingResponse:
+    with provided.database.reading() as session:
+        found = registry.resolve_model(session, caller.project_id, model)
+    folder = provided.storage.directory(found.storage_key) / "model"
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    if not files:
+        raise NotFound(f"The files of {found.name!r} are gone.", code="bytes_missing")
+    length = zipped.num_bytes(files)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", found.name)
+    headers = {"content-disposition": f'attachment; filename="{name}.zip"'}
+    return StreamingResponse(
+        zipped.stream(files),
+        media_type="application/zip",
+        headers=headers | ({} if length is None else {"content-length": str(length)}),
+    )
+
+
+@router.get("/models/{model:path}", summary="One model, by its id, an alias, or a checkpoint's name")
+def get_model(model: str, caller: Reader, provided: Provided) -> ModelOut:
+    with provided.database.reading() as session:
+        row, job = models.get_model(session, caller.project_id, model)
+        names = models.aliases_by_model(session, caller.project_id)
+        return views.model_or_checkpoint(row, job, project=caller.project, aliases=names)
+
+
+@router.delete("/models/{model:path}", summary="Delete a model that no job needs")
+def delete_model(model: str, caller: Writer, provided: Provided) -> Deleted:
+    with provided.database.transaction() as session:
+        models.delete_model(session, caller.project_id, model)
+    return Deleted(id=model, object="model")
+
+
+def _check_free(session: Session, caller: Caller, name: str) -> None:
+    if session.get(Alias, (caller.project_id, name)) is not None:
+        raise Conflict(
+            f"The alias {name!r} stands for another model.",
+            code="alias_taken",
+            param="name",
+            hint="Choose another name.",
+        )
