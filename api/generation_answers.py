@@ -159,12 +159,12 @@ def _scored(scores: Scores) -> Json:
 
 
 def _alternative(scored: ScoredToken) -> Json:
-    return {"token": scored.token, "logprob": scored.logprob, "bytes": list(scored.bytes)}
+    return {"token": scored.token, "logprob": scored.logprob, "bytes": list(scored.bytes) or None}
 
 
 def _legible(scored: ScoredToken) -> str:
     """The token's text; for a part of a character its bytes, as OpenAI writes them, so that keys differ."""
     try:
-        return bytes(scored.bytes).decode()
+        return bytes(scored.bytes).decode() or scored.token
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in scored.bytes)

@@ -26,9 +26,18 @@ def _only(*harmless: object) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _unicode(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a surrogate pair is not a character; send whole ones") from None
+    return value
+
+
+Text = Annotated[StrictStr, AfterValidator(_unicode)]
 Absent = Annotated[Any, _only()]
 Ids = Annotated[list[Annotated[StrictInt, Field(ge=0)]], Field(min_length=1, max_length=MAX_PROMPT_IDS)]
-Stop = StrictStr | Annotated[list[StrictStr], Field(max_length=4)] | None
+Stop = Text | Annotated[list[Text], Field(max_length=4)] | None
 
 
 class StreamOptions(Spec):
@@ -39,7 +48,7 @@ class StreamOptions(Spec):
 class _Sampled(Spec):
     """What both kinds of request have."""
 
-    model: Annotated[StrictStr, Field(min_length=1, max_length=512)]
+    model: Annotated[Text, Field(min_length=1, max_length=512)]
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     top_k: Annotated[StrictInt, Field(ge=0)] | None = Field(default=None, description="ours; 0: no limit")
@@ -51,7 +60,7 @@ class _Sampled(Spec):
     logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: StrictStr | None = None
+    user: Text | None = None
 
     @field_validator("stream_options")
     @classmethod
@@ -76,16 +85,16 @@ class CompletionBody(_Sampled):
     """`POST /v1/completions`."""
 
     prompt: (
-        StrictStr
+        Text
         | Ids
-        | Annotated[list[StrictStr], Field(min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_CHOICES)]
         | Annotated[list[Ids], Field(min_length=1, max_length=MAX_CHOICES)]
     )
     max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
     logprobs: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
     echo: bool | None = None
     best_of: Annotated[StrictInt, Field(ge=1)] | None = None
-    suffix: Annotated[StrictStr | None, _only("")] = None
+    suffix: Annotated[Text | None, _only("")] = None
 
     @field_validator("best_of")
     @classmethod
@@ -142,8 +151,8 @@ class ChatBody(_Sampled):
     store: Annotated[Any, _only(False)] = None
     service_tier: Literal["auto", "default"] | None = None
     metadata: dict[str, str] | None = None
-    safety_identifier: StrictStr | None = None
-    prompt_cache_key: StrictStr | None = None
+    safety_identifier: Text | None = None
+    prompt_cache_key: Text | None = None
     prompt_cache_options: Absent = None
     prompt_cache_retention: Absent = None
 
@@ -178,8 +187,8 @@ class ChatBody(_Sampled):
 class TokenizeBody(Spec):
     """`POST /v1/tokenize`: a text, or the messages of a chat."""
 
-    model: Annotated[StrictStr, Field(min_length=1, max_length=512)]
-    text: StrictStr | None = None
+    model: Annotated[Text, Field(min_length=1, max_length=512)]
+    text: Text | None = None
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")

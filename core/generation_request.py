@@ -83,7 +83,8 @@ class TokenIds(Spec):
 class ScoredToken(Spec):
     """A token and the natural logarithm of its probability under the model: before temperature, penalties and bias.
 
-    `logprob` is None for the first token of a prompt, which nothing stands before.
+    `logprob` is None for the first token of a prompt, which nothing stands before. A special token has a name, and no
+    bytes in the text.
     """
 
     token: str

@@ -105,7 +105,8 @@ class Continuation:
 
 def _spelled(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[str, object]:
     spelling = tokenizer.token_bytes(token)
-    return {"token": spelling.decode("utf-8", "replace"), "bytes": tuple(spelling), "logprob": logprob}
+    shown = () if tokenizer.is_special(token) else tuple(spelling)
+    return {"token": spelling.decode("utf-8", "replace"), "bytes": shown, "logprob": logprob}
 
 
 def continuations(

@@ -129,7 +129,7 @@ def test_chat(service: Service) -> None:
     assert (
         bytes(byte for token in content for byte in token.bytes or []).decode(errors="replace") == first.message.content
     )
-    assert all(len(token.top_logprobs) == 3 and token.top_logprobs[0].logprob == token.logprob for token in content)
+    assert all(len(token.top_logprobs) == 3 and token.top_logprobs[0].logprob >= token.logprob for token in content)
 
 
 def test_streamed_chat_is_the_whole_one(service: Service) -> None:
@@ -281,10 +281,11 @@ def test_a_client_who_leaves_frees_the_slots(service: Service, path: str, stream
 
 
 def test_a_client_who_stalls_does_not_hold_memory(service: Service) -> None:
-    body = {"model": service.model, "prompt": "x", "max_tokens": 3500, "n": 4, "logprobs": 5, "stream": True}
-    content = json.dumps(body | {"logit_bias": ENDLESS}).encode()
+    """It would be sent 50 MB. What the sockets of this machine take is a part of it."""
+    body = {"model": service.model, "messages": CHAT, "max_tokens": 3500, "n": 8, "logprobs": True, "top_logprobs": 20}
+    content = json.dumps(body | {"logit_bias": ENDLESS, "stream": True}).encode()
     head = (
-        f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {service.api_key}\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {service.api_key}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
     )
     stalled = socket.socket()
@@ -296,13 +297,13 @@ def test_a_client_who_stalls_does_not_hold_memory(service: Service) -> None:
         before = (await idle(service))["tokens"]
         stalled.connect((url.host, url.port))
         stalled.sendall(head.encode() + content)
-        figures = await busy(service, 4)
+        figures = await busy(service, 8)
         tokens, last = figures["tokens"], -1
         while tokens != last:
             await asyncio.sleep(0.3)
             async with service.generator.client() as watcher:
                 last, tokens = tokens, (await service.generator.figures(watcher))["tokens"]
-        assert tokens - before < 13_000  # the api's buffers are bounded too: the generator pauses
+        assert tokens - before < 8 * 3000  # the api's buffers are bounded too, so the generator pauses
         client = service.client()
         assert client.completions.create(model=service.model, prompt="quick").choices
         stalled.close()

@@ -5,10 +5,9 @@ caught up, and everybody else keeps their speed.
 
 import asyncio
 import logging
-import queue
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 from core.errors import CapacityExceeded
@@ -93,7 +92,7 @@ class EngineLoop:
         self.max_waiting = max_waiting
         self.ticked_at = time.monotonic()
         self._on_poisoned = on_poisoned
-        self._inbox: queue.SimpleQueue[tuple[Engine, Stream]] = queue.SimpleQueue()
+        self._inbox: deque[tuple[Engine, Stream]] = deque()
         self._streams: dict[Engine, dict[Continuation, Stream]] = {}
         self._wake = threading.Event()
         self._stopping = False
@@ -114,28 +113,33 @@ class EngineLoop:
     @property
     def num_answers(self) -> int:
         """Answers that are being computed or wait."""
-        return self._inbox.qsize() + sum(len(streams) for streams in list(self._streams.values()))
+        arriving = sum(len(stream.answers) for _, stream in list(self._inbox))
+        return arriving + sum(len(streams) for streams in list(self._streams.values()))
 
     @property
     def num_waiting(self) -> int:
-        """Answers that have no slot yet."""
-        return self._inbox.qsize() + sum(len(engine.waiting) for engine in list(self._streams))
+        """Answers for which there is no slot."""
+        unseated = Counter({engine: len(engine.waiting) for engine in list(self._streams)})
+        for engine, stream in list(self._inbox):
+            unseated[engine] += len(stream.answers)
+        return sum(max(0, count - engine.cache.num_free) for engine, count in unseated.items())
 
-    def check_room(self, num_admitting: int) -> None:
-        """
-        Raises:
-            CapacityExceeded: the queue is full; `retry_after_seconds` is how long the queue takes at the measured pace.
-        """
-        waiting = self.num_waiting + num_admitting
-        if waiting >= self.max_waiting:
-            raise CapacityExceeded(
-                f"The generator is busy: {waiting} requests wait already. Try again later.",
-                retry_after_seconds=self._seconds_to_drain(waiting),
-            )
+    def busy(self, waiting: int) -> CapacityExceeded:
+        """Says how long the queue takes at the measured pace."""
+        return CapacityExceeded(
+            f"The generator is busy: {waiting} requests wait already. Try again later.",
+            retry_after_seconds=self._seconds_to_drain(waiting),
+        )
 
     def submit(self, engine: Engine, answers: Sequence[Continuation]) -> Stream:
+        """
+        Raises:
+            CapacityExceeded: the queue is full.
+        """
+        if (waiting := self.num_waiting) >= self.max_waiting:
+            raise self.busy(waiting)
         stream = Stream(answers, self._wake.set)
-        self._inbox.put((engine, stream))
+        self._inbox.append((engine, stream))
         self._wake.set()
         return stream
 
@@ -164,10 +168,11 @@ class EngineLoop:
                 self._wake.wait(IDLE_SECONDS)
 
     def _take_in(self) -> None:
-        while not self._inbox.empty():
-            engine, stream = self._inbox.get()
+        while self._inbox:
+            engine, stream = self._inbox[0]
             self._streams.setdefault(engine, {}).update(dict.fromkeys(stream.answers, stream))
             engine.submit(stream.answers)
+            self._inbox.popleft()
 
     def _step(self, engine: Engine) -> None:
         streams = self._streams[engine]

@@ -29,8 +29,8 @@ from core.errors import (
 )
 from core.generation.continuation import Continuation, continuations
 from core.generation_request import Error, GenerationRequest, TokenIds, TokenizeRequest
-from worker.generator.loop import EngineLoop
-from worker.generator.residents import Resident, Residents
+from worker.generator.loop import EngineLoop, Stream
+from worker.generator.residents import MAX_SLOTS, Resident, Residents
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -132,18 +132,7 @@ class Server:
             raise InvalidRequest(first["msg"], param=".".join(map(str, first["loc"])) or None) from None
 
     async def _generate(self, request: GenerationRequest, send: Send) -> None:
-        self.loop.check_room(self._num_admitting)
-        self._num_admitting += 1
-        try:
-            resident = await self.residents.take(request.model)
-            try:
-                answers = await self._in_thread(_admit, resident, request)
-            except BaseException:
-                resident.release()
-                raise
-        finally:
-            self._num_admitting -= 1
-        stream = self.loop.submit(resident.engine, answers)
+        resident, stream = await self._admitted(request)
         try:
             await self._send(send, _start(200, b"application/x-ndjson"))
             while lines := await stream.next_lines():
@@ -153,6 +142,22 @@ class Server:
         finally:
             stream.cancel()
             resident.release()
+
+    async def _admitted(self, request: GenerationRequest) -> tuple[Resident, Stream]:
+        """The caller must cancel the stream and release the model."""
+        if self._num_admitting >= self.loop.max_waiting + MAX_SLOTS:
+            raise self.loop.busy(self._num_admitting)
+        self._num_admitting += 1
+        try:
+            resident = await self.residents.take(request.model)
+            try:
+                answers = await self._in_thread(_admit, resident, request)
+                return resident, self.loop.submit(resident.engine, answers)
+            except BaseException:
+                resident.release()
+                raise
+        finally:
+            self._num_admitting -= 1
 
     async def _tokenize(self, request: TokenizeRequest, send: Send) -> None:
         resident = await self.residents.take(request.model)
@@ -170,7 +175,10 @@ class Server:
     async def _send(self, send: Send, message: Mapping[str, Any]) -> None:
         """A reader who takes nothing for too long is taken for gone."""
         try:
-            await asyncio.wait_for(send(message), self._write_timeout_seconds)
+            async with asyncio.timeout(
+                self._write_timeout_seconds
+            ):  # wait_for can swallow a cancellation (cpython#86296)
+                await send(message)
         except TimeoutError:
             _log.info("a reader took nothing for %g s", self._write_timeout_seconds)
             raise _ClientLeft from None

@@ -150,39 +150,67 @@ def test_a_reader_who_leaves_frees_the_slot(generator: GeneratorProcess, model: 
     asyncio.run(scenario())
 
 
+def stalled_reader(generator: GeneratorProcess, model: ServedModel) -> socket.socket:
+    """Asks for a lot and reads nothing."""
+    body = asking(model, "hello", n=8, logprobs=20, **LONG).model_dump_json().encode()
+    head = f"POST /generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: {len(body)}\r\n\r\n"
+    host, port = generator.address.removeprefix("http://").split(":")
+    reader = socket.socket()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    reader.connect((host, int(port)))
+    reader.sendall(head.encode() + body)
+    return reader
+
+
+async def stalls(generator: GeneratorProcess, client: httpx.AsyncClient) -> dict[str, int]:
+    """Wait until the answers are paused, because all buffers on the way are full."""
+    figures = await generator.until(client, slots_used=8)
+    last = -1
+    async with asyncio.timeout(30):
+        while figures["tokens"] != last:
+            last = figures["tokens"]
+            await asyncio.sleep(0.2)
+            figures = await generator.figures(client)
+    return figures
+
+
 def test_a_reader_who_stalls_is_bounded_and_dropped(generator: GeneratorProcess, model: ServedModel) -> None:
     """It would be sent 90 MB and reads none; the others keep their speed, and its slots are freed in the end."""
     assert generator.process is not None
     memory = psutil.Process(generator.process.pid).memory_info
-    body = asking(model, "hello", n=8, logprobs=20, **LONG).model_dump_json().encode()
-    head = f"POST /generate HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: {len(body)}\r\n\r\n"
-    stalled = socket.socket()
-    stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    host, port = generator.address.removeprefix("http://").split(":")
 
     async def scenario() -> None:
         async with generator.client() as client:
             await ask(client, asking(model, "load the model"))
             before = memory().rss
-            stalled.connect((host, int(port)))
-            stalled.sendall(head.encode() + body)
-            await generator.until(client, slots_used=8)
-            async with asyncio.timeout(30):
-                tokens, last = -1, -2
-                while tokens != last:  # until it is paused: its buffers are full
-                    last, tokens = tokens, (await generator.figures(client))["tokens"]
-                    await asyncio.sleep(0.05)
-            figures = await generator.figures(client)
+            tokens = (await generator.figures(client))["tokens"]
+            stalled = stalled_reader(generator, model)
+            figures = await stalls(generator, client)
             assert figures["slots_used"] == 8  # paused, not dropped yet
-            assert figures["tokens"] < 8 * 3500
+            assert figures["tokens"] - tokens < 8 * 3500
             began = time.monotonic()
             assert len(text_of(await ask(client, asking(model, "quick")))) > 0
             assert time.monotonic() - began < 1.0
             assert memory().rss - before < 64 << 20
             await generator.until(client, answers=0, slots_used=0)  # after the write timeout of 1.5 s
+            stalled.close()
 
     asyncio.run(scenario())
-    stalled.close()
+
+
+def test_a_reader_who_stalls_and_then_leaves_is_noticed(settings: Settings, model: ServedModel) -> None:
+    """The write that waited and the news that the reader is gone come at the same moment."""
+    patient = settings.model_copy(update={"generator_write_timeout_seconds": 600.0})
+    with GeneratorProcess(patient, settings.home) as generator:
+        stalled = stalled_reader(generator, model)
+
+        async def scenario() -> None:
+            async with generator.client() as client:
+                await stalls(generator, client)
+                stalled.close()
+                await generator.until(client, answers=0, slots_used=0)
+
+        asyncio.run(scenario())
 
 
 def test_overload_is_answered_at_once(generator: GeneratorProcess, model: ServedModel) -> None:
