@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from api import errors, logs
+from api import errors, logs, openapi
 from api.dependencies import Services
 from api.figures import Figures
 from api.middleware import BodyLimit, Exchange
@@ -91,6 +91,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     errors.install(app)
+    openapi.install(app)
     app.add_middleware(BodyLimit, max_body_bytes=chosen.max_body_bytes, max_post_bytes=chosen.max_post_bytes)
     app.add_middleware(Exchange, figures=figures, allowed_hosts=chosen.allowed_hosts)
     return app
