@@ -181,12 +181,9 @@ def wait_as_spare() -> NoReturn:
     if not line:
         sys.exit(0)
     order = json.loads(line)
-    os.environ.update(order.get("env", {}))  # for libraries that read it late; nothing of ours does
-    run_dir = Path(order["run_dir"])
-    log = os.open(run_dir / "child.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    child.run(main, run_dir)
+    for name, value in order["env"].items():
+        os.putenv(name, value)  # for native libraries that read it late (CUDA_VISIBLE_DEVICES); nothing of ours does
+    child.run(main, Path(order["run_dir"]))
 
 
 def warm_up() -> None:
