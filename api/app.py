@@ -57,7 +57,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     """Connects to nothing yet: the process starts, and answers /healthz, while the database is away."""
     chosen = given or settings()
     logs.configure(chosen.log_level)
-    database = Database(chosen.database_url)
+    database, probe = Database(chosen.database_url), Database(chosen.database_url, pool_size=1)
     storage = open_storage(chosen.storage_url)
     celery = make_celery(chosen.redis_url)
     figures = Figures(database)
@@ -68,7 +68,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
         timeout, limits = httpx.Timeout(600.0, connect=5.0), httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as http:
             tail = Tail(database)
-            app.state.services = Services(chosen, database, storage, celery, housekeeping, figures, tail, http)
+            app.state.services = Services(chosen, database, probe, storage, celery, housekeeping, figures, tail, http)
             housekeeping.start()
             tailing = asyncio.create_task(tail.run())
             try:
@@ -77,6 +77,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
                 tailing.cancel()
                 housekeeping.stop()
                 database.close()
+                probe.close()
 
     app = FastAPI(
         title="Weightsmith",

@@ -30,6 +30,8 @@ class Services:
 
     settings: Settings
     database: Database
+    probe: Database
+    """a connection apart, for /readyz: it answers when all others are taken"""
     storage: Storage
     celery: Celery
     housekeeping: Housekeeping

@@ -149,7 +149,7 @@ def complete_upload(upload_id: str, body: UploadComplete, caller: Writer, provid
         )
         upload.status, upload.file_id = "completed", row.id
         shown = views.upload(upload, row)
-    provided.storage.delete(f"uploads/{upload_id}")
+    provided.storage.delete(files.upload_key(upload_id))
     return shown
 
 
@@ -160,7 +160,7 @@ def cancel_upload(upload_id: str, caller: Writer, provided: Provided) -> UploadO
         files.check_pending(upload)
         upload.status = "cancelled"
         shown = views.upload(upload)
-    provided.storage.delete(f"uploads/{upload_id}")
+    provided.storage.delete(files.upload_key(upload_id))
     return shown
 
 

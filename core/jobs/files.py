@@ -26,8 +26,12 @@ def storage_key(file_id: str) -> str:
     return f"files/{file_id}"
 
 
+def upload_key(upload_id: str) -> str:
+    return f"uploads/{upload_id}"
+
+
 def part_key(upload_id: str, part_id: str) -> str:
-    return f"uploads/{upload_id}/{part_id}"
+    return f"{upload_key(upload_id)}/{part_id}"
 
 
 def add(
@@ -124,6 +128,12 @@ def get_upload(session: Session, project_id: str, upload_id: str, *, lock: bool 
     if row.status == "pending" and row.expires_at < _clock(session):
         row.status = "expired"
     return row
+
+
+def overdue_uploads(session: Session, *, limit: int) -> list[Upload]:
+    """Uploads that can no longer be completed; the grace is for a part or a completion that is under way."""
+    overdue = (Upload.status == "pending", Upload.expires_at < now() - UPLOAD_SECONDS)
+    return list(session.scalars(select(Upload).where(*overdue).limit(limit)))
 
 
 def check_pending(row: Upload) -> None:

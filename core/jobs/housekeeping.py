@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from core.jobs import queue, store, sweeping, workers
+from core.jobs import idempotency, queue, store, sweeping, workers
 from core.jobs.database import Database
 from core.jobs.dialect import now
 from core.jobs.tables import Job
@@ -70,6 +70,7 @@ class Housekeeping:
                     retry_base_seconds=self.settings.retry_base_seconds,
                 )
                 workers.forget_silent(session)
+                idempotency.forget(session)
             for job_id in reaped:
                 log.warning("reaped %s: its worker fell silent", job_id)
         self.dispatch()

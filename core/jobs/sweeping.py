@@ -3,10 +3,10 @@
 from sqlalchemy import inspect, or_, select
 from sqlalchemy.orm import Session
 
-from core.jobs import registry
+from core.jobs import files, registry
 from core.jobs.database import Database
 from core.jobs.dialect import now
-from core.jobs.tables import Checkpoint, File, Model, Stored, TokenizerRow
+from core.jobs.tables import Checkpoint, File, Model, Stored, TokenizerRow, Upload
 from core.storage import Storage
 
 _SWEPT: tuple[type[Stored], ...] = (File, Checkpoint, Model, TokenizerRow)
@@ -21,12 +21,15 @@ def sweep(database: Database, storage: Storage, *, grace_seconds: float, limit: 
         expire_files(session)
         due = [row for table in _SWEPT for row in _due(session, table, grace_seconds=grace_seconds, limit=limit)]
         keys = sorted({row.storage_key for row in due if not _is_live(session, row.storage_key, grace_seconds)})
-    for key in keys:
+        over = files.overdue_uploads(session, limit=limit)
+    for key in (*keys, *(files.upload_key(upload.id) for upload in over)):
         storage.delete(key)
-    if due:
+    if due or over:
         with database.transaction() as session:
             for row in due:
                 session.get_one(type(row), inspect(row).identity).swept_at = _clock(session)
+            for upload in over:
+                session.get_one(Upload, upload.id).status = "expired"
     return keys
 
 
