@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,8 @@ from cli import corpus
 from cli.corpus import Corpus
 from cli.problem import ExitCode, Problem
 from cli.session import Session, count, duration, noun, size
-from cli.up import CREDENTIALS, while_up
+from cli.story import MARGIN, command, farewell, heading, tell, write
+from cli.up import running_stack, while_up
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from cli.client import Credentials
 
 TAG = {"made_by": "weightsmith demo"}
-PARTS = 6
 LOOK_SECONDS = 0.5
 
 app = noun()
@@ -45,6 +45,8 @@ class Scale:
     max_pairs: int
     vocab_size: int
     preset: str
+    sequences: int
+    """of a batch"""
     seconds: float
     """of pretraining"""
     evaluate_every: int
@@ -61,6 +63,7 @@ FULL = Scale(
     max_pairs=1500,
     vocab_size=4096,
     preset="nano",
+    sequences=16,
     seconds=150.0,
     evaluate_every=75,
     epochs=2,
@@ -72,8 +75,9 @@ QUICK = Scale(
     max_pairs=40,
     vocab_size=512,
     preset="nano",
-    seconds=5.0,
-    evaluate_every=5,
+    sequences=2,
+    seconds=6.0,
+    evaluate_every=10,
     epochs=1,
     answer_tokens=16,
     bar=1.2,
@@ -107,8 +111,9 @@ def demo(
         scale = replace(scale, seconds=60 * minutes)
     folder = (home or Path(".weightsmith")).resolve()
     heading(1, "Stack")
+    goes_on = running_stack(folder) is not None
     with while_up(folder, tell) as credentials:
-        Demo(credentials, folder, scale).run(data)
+        Demo(credentials, folder, scale, goes_on=goes_on).run(data)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -118,12 +123,12 @@ def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
 class Demo:
     """One run of the demo against one stack."""
 
-    def __init__(self, credentials: "Credentials", folder: Path, scale: Scale) -> None:
+    def __init__(self, credentials: "Credentials", folder: Path, scale: Scale, *, goes_on: bool) -> None:
         import openai
 
+        self.goes_on = goes_on
         self.folder = folder
         self.scale = scale
-        self.credentials = credentials
         self.session = Session(base_url=credentials.base_url, api_key=credentials.api_key)
         self.client: OpenAI = openai.OpenAI(
             base_url=credentials.base_url,
@@ -140,7 +145,8 @@ class Demo:
         model = self.pretrain(text.name, file, tokenizer)
         helper = self.fine_tune(model, text)
         self.speak(model, helper, text)
-        self.sum_up(model, helper, time.monotonic() - began)
+        typer.echo(f"\nDone in {duration(time.monotonic() - began)}.")
+        typer.echo(farewell(model, helper, self.folder, goes_on=self.goes_on))
 
     def cancel_leftovers(self) -> None:
         """Jobs of a demo that was killed would only be in the way."""
@@ -205,7 +211,7 @@ class Demo:
             },
             "objective": {"kind": "causal_lm"},
             "budget": {"seconds": self.scale.seconds},
-            "batch": {"sequences": 16},
+            "batch": {"sequences": self.scale.sequences},
             "precision": "bf16",
             "evaluation": {"every": self.scale.evaluate_every, "samples": 0},
             "checkpoints": {"every": 4 * self.scale.evaluate_every, "keep": 1, "keep_best": False},
@@ -269,7 +275,7 @@ class Demo:
 
         states = {"validating_files": "validating"}
         jobs = self.client.fine_tuning.jobs
-        with self.cancelling(lambda: jobs.cancel(job_id)), display(self.session) as shown:
+        with self.cancelling(lambda: jobs.cancel(job_id)), display(self.session, margin=MARGIN) as shown:
             while True:
                 job = jobs.retrieve(job_id)
                 if job.status in ("succeeded", "failed", "cancelled"):
@@ -309,28 +315,6 @@ class Demo:
             )
             write("", (choice.delta.content or "" for chunk in answer for choice in chunk.choices))
 
-    def sum_up(self, model: str, helper: str, took: float) -> None:
-        key = self.folder / CREDENTIALS
-        typer.echo(f"""\
-
-Done in {duration(took)}. Both models are kept in {self.folder}:
-  {model}
-  {helper}
-
-Go on: start the stack again and keep it running with
-  {_command()} up{"" if self.folder == Path(".weightsmith").resolve() else f" --home {self.folder}"}
-and in another terminal
-  {_command()} chat {helper}
-or from any program, with OpenAI's client:
-  import json, openai
-  client = openai.OpenAI(**json.load(open("{key}")))
-  client.chat.completions.create(model="{helper}",
-      messages=[{{"role": "user", "content": "Hello"}}])
-or with curl (address and key: {key}):
-  curl $BASE_URL/chat/completions -H "Authorization: Bearer $API_KEY" \\
-    -H "Content-Type: application/json" -d '{{"model": "{helper}",
-    "messages": [{{"role": "user", "content": "Hello"}}]}}'""")
-
     def finish(self, spec: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
         """Submit a job and follow it to its end; returns it and the seconds it took.
 
@@ -342,13 +326,13 @@ or with curl (address and key: {key}):
         began = time.monotonic()
         job = self.session.client.post("jobs", spec)
         with self.cancelling(lambda: self.cancel(job["id"])):
-            over = follow(self.session, job["id"], show_events=False)
+            over = follow(self.session, job["id"], show_events=False, margin=MARGIN)
         if over["state"] != "succeeded":
             error = over.get("error") or {}
             raise Problem(
                 f"{over['id']} {over['state']}: {error.get('message', 'no reason is known')}",
                 exit_code=ExitCode.JOB_FAILED,
-                hint=error.get("hint"),
+                hint=error.get("hint") or f"its log: {command()} jobs logs {over['id']}",
             )
         return over, time.monotonic() - began
 
@@ -370,30 +354,5 @@ or with curl (address and key: {key}):
             raise
 
 
-def heading(number: int, text: str) -> None:
-    typer.echo(f"\n[{number}/{PARTS}] {text}")
-
-
-def tell(text: str) -> None:
-    typer.echo(f"      {text}")
-
-
-def write(prompt: str, pieces: Iterable[str]) -> None:
-    """Print text as it comes, set off from what the demo says."""
-    margin = "      | "
-    typer.echo()
-    sys.stdout.write(margin + prompt.replace("\n", "\n" + margin))
-    for piece in pieces:
-        sys.stdout.write(piece.replace("\n", "\n" + margin))
-        sys.stdout.flush()
-    sys.stdout.write("\n\n")
-    sys.stdout.flush()
-
-
 def _figure(data: object, name: str) -> Any:
     return data.get(name) if isinstance(data, dict) else None
-
-
-def _command() -> str:
-    """How the user calls us."""
-    return "weightsmith" if shutil.which("weightsmith") else str(Path(sys.argv[0]))

@@ -30,7 +30,9 @@ class Display(Protocol):
     def tell(self, text: str) -> None: ...
 
 
-def follow(session: Session, job_id: str, *, timeout: float | None = None, show_events: bool = True) -> dict[str, Any]:
+def follow(
+    session: Session, job_id: str, *, timeout: float | None = None, show_events: bool = True, margin: str = ""
+) -> dict[str, Any]:
     """Show a job's progress until it is over, and return it.
 
     Raises:
@@ -39,7 +41,7 @@ def follow(session: Session, job_id: str, *, timeout: float | None = None, show_
     """
     deadline = time.monotonic() + timeout if timeout else None
     seen = 0
-    with display(session) as shown:
+    with display(session, margin=margin) as shown:
         while True:
             job: dict[str, Any] = look(session, f"jobs/{job_id}")
             if show_events:
@@ -145,20 +147,21 @@ def figures(job: dict[str, Any]) -> str:
 
 
 @contextmanager
-def display(session: Session) -> Iterator[Display]:
+def display(session: Session, *, margin: str = "") -> Iterator[Display]:
     """A bar where there is a terminal, else lines; nothing at all with --quiet, one job a line with --json."""
     if session.screen.is_terminal and not session.quiet and not session.json:
-        with Bar(session) as bar:
+        with Bar(session, margin) as bar:
             yield bar
     else:
-        yield Lines(session)
+        yield Lines(session, margin)
 
 
 class Lines:
     """A line when the stage changes, and one now and then."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, margin: str) -> None:
         self._session = session
+        self._margin = margin
         self._stage = ""
         self._spoke_at = 0.0
 
@@ -174,24 +177,25 @@ class Lines:
         numbers = figures(job)
         if current != self._stage or (numbers and now - self._spoke_at >= PLAIN_LINE_SECONDS):
             if not over:
-                self._session.say(f"{current}  {numbers}".rstrip())
+                self._session.say(f"{self._margin}{current}  {numbers}".rstrip())
             self._stage, self._spoke_at = current, now
 
     def tell(self, text: str) -> None:
         if not self._session.json:
-            self._session.say(text)
+            self._session.say(self._margin + text)
 
 
 class Bar:
     """One line that is drawn again and again, and lines that stay above it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, margin: str) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
         self._console = session.screen
+        self._margin = margin
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=16),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[figures]}"),
             console=session.screen,
@@ -212,7 +216,7 @@ class Bar:
         known = fraction > 0 or job["state"] == "running"
         self._progress.update(
             self._task,
-            description=f"{stage(job):<11}",
+            description=f"{self._margin}{stage(job):<11}",
             completed=fraction,
             total=1.0 if known else None,
             figures=figures(job),
@@ -220,4 +224,4 @@ class Bar:
         )
 
     def tell(self, text: str) -> None:
-        self._console.print(text, overflow="ellipsis", no_wrap=True)
+        self._console.print(self._margin + text, overflow="ellipsis", no_wrap=True)
