@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -10,15 +11,18 @@ FORMAT = "weightsmith-checkpoint-1"
 
 
 def write_manifest(path: Path, *, step: int) -> tuple[str, int]:
-    """Sync every file below `path`, then list them with sizes and hashes. Returns the manifest's hash and all bytes."""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    """Sync all below `path`, then list the files with sizes and hashes. Returns the manifest's hash and all bytes."""
     entries = []
-    for file in files:
-        sync(file)
-        entries.append({"name": str(file.relative_to(path)), "bytes": file.stat().st_size, "sha256": sha256_of(file)})
-    text = json.dumps({"format": FORMAT, "step": step, "files": entries}, indent=1).encode()
+    for found in sorted(path.rglob("*")):
+        sync(found)  # of a directory: its entries
+        if found.is_file():
+            name, size = str(found.relative_to(path)), found.stat().st_size
+            entries.append({"name": name, "bytes": size, "sha256": sha256_of(found)})
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    text = json.dumps({"format": FORMAT, "step": step, "created": created, "files": entries}, indent=1).encode()
     (path / MANIFEST).write_bytes(text)
     sync(path / MANIFEST)
+    sync(path)
     return hashlib.sha256(text).hexdigest(), sum(int(str(entry["bytes"])) for entry in entries) + len(text)
 
 

@@ -20,7 +20,8 @@ _OUTPUT, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 def load_model(
     directory: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", dropout: float = 0.0
 ) -> Decoder:
-    """Read a model; weights are converted to `dtype` one tensor at a time.
+    """Read a model; weights are converted to `dtype` one tensor at a time, into memory of their own: the file may go,
+    and aligned memory computes the same bits whatever the file's layout.
 
     Raises:
         InvalidData: a tensor is missing, has another shape than `config.json` says, or a file is not whole.
@@ -38,7 +39,7 @@ def load_model(
             with safe_open(path, framework="pt", device=device) as file:
                 for name in file.keys():  # noqa: SIM118 - not a dict
                     if name in wanted and name not in found:
-                        found[name] = file.get_tensor(name).to(dtype)
+                        found[name] = file.get_tensor(name).to(dtype, copy=True)
         except (SafetensorError, OSError) as error:
             raise InvalidData(f"{path.name} cannot be read: {error}", code="corrupt_model") from error
     for name, meta in wanted.items():

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from core.models.directory import write_model_config
 from core.models.manifest import MANIFEST, sha256_of, sync, write_manifest
 from core.models.transformer import Decoder
 from core.models.weights import save_weights
+from core.training import random_state
+
+STATE = "state"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CorruptCheckpoint(CoreError):
@@ -37,9 +42,13 @@ class CorruptCheckpoint(CoreError):
 class Progress:
     """Where a run stands: all that the loop remembers besides tensors."""
 
+    micro_batch: int
+    """the plan's, until memory runs out"""
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    """wall time of the loop, evaluations and checkpoints included"""
+    evaluated_step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     """of the newest evaluation"""
     best: float | None = None
@@ -47,6 +56,8 @@ class Progress:
     evaluations_without_improvement: int = 0
     skipped_steps: list[int] = field(default_factory=list)
     """recent steps whose update was not taken because a number was not finite"""
+    failed_saves: int = 0
+    """in a row"""
 
 
 @dataclass(frozen=True)
@@ -63,8 +74,9 @@ def save(
     optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer,
     progress: Progress,
+    made_with: Mapping[str, str | int],
 ) -> SavedCheckpoint:
-    """Write a checkpoint to `path`; replaces nothing.
+    """Write a checkpoint. What lay at `path` before (a run repeated by hand) is replaced once the new one is whole.
 
     Raises:
         StorageFull: no space; nothing of the attempt is left behind.
@@ -72,42 +84,70 @@ def save(
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        (partial / "model").mkdir(parents=True)
-        (partial / "state").mkdir()
-        save_weights(model, partial / "model")
-        stops = sorted(tokenizer.stop_ids)
-        write_model_config(
-            partial / "model", model.config, pad=tokenizer.pad, end_of_text=tokenizer.end_of_text, stop_ids=stops
-        )
-        tokenizer.save(partial / "model")
-        save_file(_moments(model, optimizer), partial / "state" / "optimizer.safetensors")
-        save_file(_random_states(model), partial / "state" / "random.safetensors")
-        (partial / "state" / "progress.json").write_text(json.dumps(asdict(progress)))
-        manifest_sha256, size = write_manifest(partial, step=progress.step)
+        write_model(partial / "model", model, tokenizer)
+        write_state(partial / STATE, model, optimizer, progress, made_with)
+        manifest_sha256, size_bytes = write_manifest(partial, step=progress.step)
+        shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
         sync(path.parent)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
-        # safetensors reports a full disk as an error of its own.
-        if _is_full_disk(error):
+        if is_full_disk(error):
             raise StorageFull("The disk is full: the checkpoint could not be written.") from error
         raise
-    return SavedCheckpoint(path, manifest_sha256, size)
+    return SavedCheckpoint(path, manifest_sha256, size_bytes)
 
 
-def load(path: Path, *, model: Decoder, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put optimizer and random states back, after `verify`; the caller has read `model` from `path / "model"`."""
-    moments = load_file(path / "state" / "optimizer.safetensors")
-    for name, parameter in model.named_parameters():
-        optimizer.state[parameter] = {
-            key: moments[f"{name}/{key}"].to(parameter.device if key != "step" else "cpu")
-            for key in ("step", "exp_avg", "exp_avg_sq")
-        }
-    random = load_file(path / "state" / "random.safetensors")
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random["cuda"])
-    return Progress(**json.loads((path / "state" / "progress.json").read_text()))
+def write_model(directory: Path, model: Decoder, tokenizer: Tokenizer) -> None:
+    """All that `transformers` and our generator need, tokenizer and chat template included."""
+    directory.mkdir(parents=True)
+    save_weights(model, directory)
+    write_model_config(
+        directory,
+        model.config,
+        pad=tokenizer.pad,
+        end_of_text=tokenizer.end_of_text,
+        stop_ids=sorted(tokenizer.stop_ids),
+    )
+    tokenizer.save(directory)
+
+
+def write_state(
+    directory: Path,
+    model: Decoder,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    made_with: Mapping[str, str | int],
+) -> None:
+    """All else that the next step depends on."""
+    directory.mkdir()
+    moments = {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+    save_file(moments, directory / "optimizer.safetensors")
+    save_file(random_state.read(), directory / "random.safetensors")
+    (directory / "progress.json").write_text(json.dumps(asdict(progress), indent=1))
+    (directory / "made_with.json").write_text(json.dumps(dict(made_with), indent=1))
+
+
+def load(path: Path, *, model: Decoder, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, str | int]]:
+    """Put optimizer and random states back, after `verify`; the caller has read `model` from `path / "model"`.
+
+    Returns the progress, and what the checkpoint was made with.
+    """
+    state = path / STATE
+    names = dict(model.named_parameters())
+    for entry, value in load_file(state / "optimizer.safetensors").items():
+        name, _, key = entry.rpartition("/")
+        device = "cpu" if key == "step" else names[name].device
+        # A copy of its own: what the file gives lies unaligned, and alignment may touch the last bit.
+        optimizer.state[names[name]][key] = value.clone().to(device)
+    random_state.restore(load_file(state / "random.safetensors"))
+    progress = Progress(**json.loads((state / "progress.json").read_text()))
+    made_with: dict[str, str | int] = json.loads((state / "made_with.json").read_text())
+    return progress, made_with
 
 
 def verify(path: Path, *, manifest_sha256: str | None, below: str = "") -> dict[str, Any]:
@@ -120,24 +160,25 @@ def verify(path: Path, *, manifest_sha256: str | None, below: str = "") -> dict[
     """
     try:
         text = (path / MANIFEST).read_bytes()
-    except OSError as error:
-        raise CorruptCheckpoint(f"{path.name}: {MANIFEST} cannot be read: {error.strerror}") from error
-    if manifest_sha256 is not None and hashlib.sha256(text).hexdigest() != manifest_sha256:
-        raise CorruptCheckpoint(f"{path.name}: {MANIFEST} is not the one that was recorded")
-    manifest: dict[str, Any] = json.loads(text)
-    for entry in manifest["files"]:
-        file = path / entry["name"]
-        if not entry["name"].startswith(below):
+        if manifest_sha256 is not None and hashlib.sha256(text).hexdigest() != manifest_sha256:
+            raise CorruptCheckpoint(f"{path.name}: {MANIFEST} is not the one that was recorded")
+        manifest: dict[str, Any] = json.loads(text)
+        entries = [(entry["name"], entry["bytes"], entry["sha256"]) for entry in manifest["files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(f"{path.name}: {MANIFEST} cannot be read: {error}") from error
+    for name, size, sha256 in entries:
+        file = path / name
+        if not name.startswith(below):
             continue
-        if not file.is_file() or file.stat().st_size != entry["bytes"] or sha256_of(file) != entry["sha256"]:
-            raise CorruptCheckpoint(f"{path.name}: {entry['name']} is missing, truncated or altered")
+        if not file.is_file() or file.stat().st_size != size or sha256_of(file) != sha256:
+            raise CorruptCheckpoint(f"{path.name}: {name} is missing, truncated or altered")
     return manifest
 
 
-def weights_sha256(path: Path) -> str:
+def weights_sha256(directory: Path) -> str:
     """Hash of all weights of a model's directory, independent of how the file lays them out."""
     digest = hashlib.sha256()
-    with safe_open(path / "model.safetensors", framework="pt") as file:
+    with safe_open(directory / "model.safetensors", framework="pt") as file:
         for name in sorted(file.keys()):
             tensor = file.get_tensor(name).contiguous()
             digest.update(name.encode() + str(tensor.dtype).encode() + str(list(tensor.shape)).encode())
@@ -145,22 +186,8 @@ def weights_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _moments(model: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}/{key}": value.detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
-    }
-
-
-def _random_states(model: Decoder) -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if model.lm_head.weight.is_cuda:
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+def is_full_disk(error: BaseException) -> bool:
+    """Also where safetensors reports it, which knows only a text."""
+    if isinstance(error, OSError):
+        return error.errno in _NO_SPACE
+    return any(f"os error {number})" in str(error) for number in _NO_SPACE)

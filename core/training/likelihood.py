@@ -1,9 +1,15 @@
 """From hidden states to the log-probabilities of the targets, without ever storing all logits.
 
-The output matrix is applied to a chunk of positions at a time, forward and again backward; per position only three
-numbers are kept. d logp_n / d logits_nv = [v = target_n] - p_nv and d log Z_n / d logits_nv = p_nv.
+The output matrix meets a few positions at a time, so that their logits stay in the processor's cache. With p the
+softmax of position n, a = dL / d logp_n and b = dL / d log Z_n:
 
-Legend: N positions, D hidden size, V vocabulary.
+    d logp_n / d logits_nv = [v = target_n] - p_nv,   d log Z_n / d logits_nv = p_nv
+    dL / d logits_nv = (b - a) p_nv + a [v = target_n]
+
+The probabilities are kept for the way back where they are few, and else computed again (as Wijmans et al. 2024, "Cut
+Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009, do for all).
+
+Legend: N positions, n those of one chunk, D hidden size, V vocabulary.
 """
 
 from typing import Any
@@ -13,11 +19,15 @@ from torch import Tensor
 
 from core.loss import TokenStats
 
-CHUNK_NUMBERS = 1 << 23
-"""logits that exist at once"""
+CHUNK_NUMBERS = 1 << 21
+"""logits that exist at once in fp32: 8 MB"""
+KEPT_NUMBERS = 1 << 26
+"""probabilities that are kept for the way back: at most 128 MB in bf16"""
 
 
 class _TargetLikelihood(torch.autograd.Function):
+    """(logp_N, log_z_N, correct_N) of the targets."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype
@@ -25,32 +35,41 @@ class _TargetLikelihood(torch.autograd.Function):
         matrix_VD = weight_VD.to(dtype)
         logp_N = hidden_ND.new_empty(len(targets_N), dtype=torch.float32)
         log_z_N, correct_N = torch.empty_like(logp_N), torch.empty_like(logp_N)
-        for part in _chunks(len(targets_N), len(weight_VD)):
-            logits_nV = (hidden_ND[part].to(dtype) @ matrix_VD.T).float()
-            log_z_N[part] = logits_nV.logsumexp(-1)
-            chosen_n = logits_nV.gather(-1, targets_N[part, None])[:, 0]
-            logp_N[part] = chosen_n - log_z_N[part]
-            correct_N[part] = (chosen_n >= logits_nV.amax(-1)).float()
-        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, log_z_N)
+        keep = torch.is_grad_enabled() and len(targets_N) * len(weight_VD) <= KEPT_NUMBERS
+        kept_NV = hidden_ND.new_empty((len(targets_N), len(weight_VD)) if keep else 0, dtype=dtype)
+        for chunk in _chunks(len(targets_N), len(weight_VD)):
+            chosen_n1 = targets_N[chunk, None]
+            logits_nV = (hidden_ND[chunk].to(dtype) @ matrix_VD.T).float()
+            logp_nV = logits_nV.log_softmax(-1)
+            logp_N[chunk] = logp_nV.gather(-1, chosen_n1)[:, 0]
+            log_z_N[chunk] = logits_nV.gather(-1, chosen_n1)[:, 0] - logp_N[chunk]
+            correct_N[chunk] = (logp_N[chunk] >= logp_nV.amax(-1)).float()
+            if keep:
+                kept_NV[chunk] = logp_nV.exp_()
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, logp_N, log_z_N, kept_NV if keep else None)
         ctx.dtype = dtype
         ctx.mark_non_differentiable(correct_N)
         return logp_N, log_z_N, correct_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        hidden_ND, weight_VD, targets_N, log_z_N = ctx.saved_tensors
+        hidden_ND, weight_VD, targets_N, logp_N, log_z_N, kept_NV = ctx.saved_tensors
         grad_logp_N, grad_log_z_N = grads[0], grads[1]
+        factor_N = grad_log_z_N - grad_logp_N
+        # In fp32 before it is rounded: near p = 1 the difference is all there is.
+        grad_target_N = (grad_logp_N + factor_N * logp_N.exp()).to(ctx.dtype)
         matrix_VD = weight_VD.to(ctx.dtype)
-        grad_hidden_ND = torch.empty_like(hidden_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD)
-        for part in _chunks(len(targets_N), len(weight_VD)):
-            rows_nD = hidden_ND[part].to(ctx.dtype)
-            grad_nV = ((rows_nD @ matrix_VD.T).float() - log_z_N[part, None]).exp_()
-            grad_nV.mul_((grad_log_z_N[part] - grad_logp_N[part])[:, None])
-            grad_nV.scatter_add_(-1, targets_N[part, None], grad_logp_N[part, None])
-            logits_grad_nV = grad_nV.to(ctx.dtype)
-            grad_hidden_ND[part] = (logits_grad_nV @ matrix_VD).to(grad_hidden_ND.dtype)
-            grad_weight_VD += logits_grad_nV.T @ rows_nD
+        grad_hidden_ND, grad_weight_VD = torch.empty_like(hidden_ND), torch.zeros_like(weight_VD)
+        for chunk in _chunks(len(targets_N), len(weight_VD)):
+            hidden_nD = hidden_ND[chunk].to(ctx.dtype)
+            if kept_NV is not None:
+                p_nV = kept_NV[chunk]
+            else:
+                p_nV = ((hidden_nD @ matrix_VD.T).float() - log_z_N[chunk, None]).exp_()
+            grad_nV = (p_nV * factor_N[chunk, None].to(p_nV.dtype)).to(ctx.dtype)
+            grad_nV.scatter_(-1, targets_N[chunk, None], grad_target_N[chunk, None])
+            grad_hidden_ND[chunk] = (grad_nV @ matrix_VD).to(grad_hidden_ND.dtype)
+            grad_weight_VD += grad_nV.T @ hidden_nD
         return grad_hidden_ND, grad_weight_VD, None, None
 
 

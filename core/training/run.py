@@ -1,7 +1,7 @@
 """The program that trains: `python -m core.training.run RUN_DIR` (see core/run_dir.py for what lies in there).
 
 `python -m core.training.run --spare` is the same program kept warm: it imports everything, then waits on standard input
-for one line `{"run_dir": …, "env": {…}}`, takes that environment, and goes on as if it had been started for it.
+for one line `{"run_dir": …, "env": {…}, "threads": n}`, takes these, and goes on as if it had been started with them.
 """
 
 import faulthandler
@@ -23,42 +23,43 @@ from core.data.batches import Batches, RowBatch, validation_batches
 from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
 from core.events import Entered, Resumed, Started
-from core.job_spec import RandomModel, TrainSpec
+from core.job_spec import AdamW, RandomModel, TrainSpec
 from core.models.transformer import Decoder
 from core.models.weights import load_model
-from core.run_dir import PLAN, PREPARATION, SPEC, RunDir, RunInputs
-from core.training import checkpoint, loop
-from core.training.checkpoint import Progress
+from core.run_dir import LOG, PLAN, PREPARATION, SPEC, RunDir, RunInputs
+from core.training import checkpoint, loop, optimizers, samples
+from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan, Preparation
-from core.training.samples import sample
 
-SAMPLE_PROMPT_TOKENS, SAMPLE_TOKENS = 24, 64
+CHECKPOINTS = "checkpoints"
 
 
 def main(run_dir: RunDir, stop: Stop) -> None:
-    """Load, resume or begin, train, report."""
+    """Load, begin or resume, train, report."""
     spec = TrainSpec.model_validate(run_dir.read_json(SPEC))
     plan = Plan.model_validate(run_dir.read_json(PLAN))
     inputs = run_dir.inputs()
     obey(plan, spec.seed)
     run_dir.report(Entered(phase="loading"))
-    tokenizer = load_tokenizer(inputs)
     if inputs.checkpoint is not None:
         checkpoint.verify(inputs.checkpoint, manifest_sha256=inputs.checkpoint_manifest_sha256)
+    tokenizer = load_tokenizer(inputs)
     model = build_model(spec, plan, inputs, tokenizer)
-    optimizer = build_optimizer(spec, model)
-    progress = Progress()
+    optimizer = optimizers.build(spec.optimizer, model)
+    progress, resumed = Progress(micro_batch=plan.micro_batch), None
+    if inputs.checkpoint is not None:
+        progress, resumed = resume(inputs.checkpoint, plan, model, optimizer)
+    run = assemble(spec, plan, inputs, run_dir, model, optimizer, tokenizer, stop)
     run_dir.report(
         Started(
+            step=progress.step,
             total_steps=plan.total_steps,
             parameters=model.config.num_parameters(),
             device=plan.device_name,
         )
     )
-    if inputs.checkpoint is not None:
-        progress = checkpoint.load(inputs.checkpoint, model=model, optimizer=optimizer)
-        run_dir.report(Resumed(step=progress.step, exactness="exact" if is_same_machine(plan) else "state"))
-    run = assemble(spec, plan, inputs, run_dir, model, optimizer, tokenizer, stop)
+    if resumed is not None:
+        run_dir.report(resumed)
     for event in loop.train(run, progress):
         run_dir.report(event)
 
@@ -69,14 +70,30 @@ def obey(plan: Plan, seed: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=plan.device == "cuda")
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)
-    if plan.device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = False
+    np.random.seed(seed)
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def is_same_machine(plan: Plan) -> bool:
-    """Whether this process can compute the plan's bits."""
-    return torch.__version__.split("+")[0] == plan.torch.split("+")[0] and torch.get_num_threads() == plan.threads
+def made_with(plan: Plan, micro_batch: int) -> dict[str, str | int]:
+    """What decides the bits of this process: two that agree in all of it compute the same."""
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if plan.device == "cuda" else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "precision": plan.precision,
+        "attention": plan.attention,
+        "micro_batch": micro_batch,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it, and the instructions that torch uses on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, os.uname().machine)} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def load_tokenizer(inputs: RunInputs) -> Tokenizer:
@@ -96,18 +113,13 @@ def build_model(spec: TrainSpec, plan: Plan, inputs: RunInputs, tokenizer: Token
     return model.to(plan.device)
 
 
-def build_optimizer(spec: TrainSpec, model: Decoder) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices only, as is usual: norms have nothing to decay to."""
-    settings = spec.optimizer
-    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups, lr=settings.learning_rate or 0.0, betas=settings.betas, eps=settings.eps, fused=True
-    )
+def resume(path: Path, plan: Plan, model: Decoder, optimizer: torch.optim.Optimizer) -> tuple[Progress, Resumed]:
+    """Where the checkpoint stands, and whether this process goes on with the same bits."""
+    progress, before = checkpoint.load(path, model=model, optimizer=optimizer)
+    progress.micro_batch = min(progress.micro_batch, plan.micro_batch)
+    is_planned = torch.__version__.partition("+")[0] == plan.torch.partition("+")[0]
+    is_same = is_planned and before == made_with(plan, progress.micro_batch)
+    return progress, Resumed(step=progress.step, exactness="exact" if is_same else "state")
 
 
 def assemble(
@@ -129,23 +141,15 @@ def assemble(
         assert held_out is not None
         return validation_batches(held_out, length=length, packing=spec.data.packing, sequences=plan.micro_batch)
 
-    def save(progress: Progress) -> checkpoint.SavedCheckpoint:
-        folder = run_dir.path / "checkpoints"
-        folder.mkdir(exist_ok=True)
+    def save(progress: Progress) -> SavedCheckpoint:
         return checkpoint.save(
-            folder / f"step-{progress.step:08d}",
+            run_dir.path / CHECKPOINTS / f"step-{progress.step:08d}",
             model=model,
             optimizer=optimizer,
             tokenizer=tokenizer,
             progress=progress,
+            made_with=made_with(plan, progress.micro_batch),
         )
-
-    def write_samples() -> list[tuple[str, str]]:
-        assert held_out is not None
-        return [
-            write_sample(model, tokenizer, held_out[index].ids, seed=spec.seed + index)
-            for index in range(min(spec.evaluation.samples, len(held_out)))
-        ]
 
     return loop.Run(
         spec=spec,
@@ -161,17 +165,10 @@ def assemble(
             seed=spec.seed,
         ),
         validate=validate if held_out is not None and preparation.num_validation_rows else None,
+        write_samples=lambda: samples.write(model, tokenizer, held_out, spec.evaluation.samples, seed=spec.seed),
         save=save,
-        write_samples=write_samples,
         should_stop=lambda: stop.requested,
     )
-
-
-def write_sample(model: Decoder, tokenizer: Tokenizer, document: list[int], *, seed: int) -> tuple[str, str]:
-    """Let the model continue the beginning of a document it has not seen."""
-    prompt = document[:SAMPLE_PROMPT_TOKENS]
-    ids = sample(model, prompt, max_tokens=SAMPLE_TOKENS, stop_ids=tokenizer.stop_ids, seed=seed)
-    return tokenizer.decode(prompt), tokenizer.decode(ids)
 
 
 def wait_as_spare() -> NoReturn:
@@ -181,9 +178,16 @@ def wait_as_spare() -> NoReturn:
     if not line:
         sys.exit(0)
     order = json.loads(line)
-    for name, value in order["env"].items():
-        os.putenv(name, value)  # for native libraries that read it late (CUDA_VISIBLE_DEVICES); nothing of ours does
-    child.run(main, Path(order["run_dir"]))
+    for name, value in order.get("env", {}).items():
+        os.putenv(name, value)  # for what torch's libraries read when a device is first used; nothing of ours reads it
+    torch.set_num_threads(order["threads"])
+    run_dir = Path(order["run_dir"])
+    os.chdir(run_dir)
+    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    child.run(main, run_dir)
 
 
 def warm_up() -> None:
@@ -191,7 +195,7 @@ def warm_up() -> None:
     torch.use_deterministic_algorithms(True)
     parameter = torch.nn.Parameter(torch.zeros(1))
     parameter.sum().backward()  # type: ignore[no-untyped-call]
-    torch.optim.AdamW([parameter], fused=True).step()
+    optimizers.build(AdamW(), torch.nn.ParameterList([parameter])).step()
 
 
 if __name__ == "__main__":

@@ -3,12 +3,36 @@
 Legend: B=1, T positions, H query heads, G key/value heads, K head width, V vocabulary.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from core.data.examples import TokenExample
+from core.data.token_dataset import TokenDataset
+from core.data.tokenizer import Tokenizer
 from core.models.transformer import Decoder
 
 TEMPERATURE, TOP_K = 0.8, 50
+MAX_DOCUMENT_PROMPT, MAX_PROMPT, MAX_NEW = 24, 256, 64
+
+
+def write(
+    model: Decoder, tokenizer: Tokenizer, held_out: TokenDataset | None, count: int, *, seed: int
+) -> Iterator[tuple[str, str]]:
+    """(prompt, text) for the first validation documents. Always the same prompts: one sees the model learn."""
+    for index in range(min(count, len(held_out) if held_out else 0)):
+        assert held_out is not None
+        prompt = prompt_of(held_out[index])[-min(MAX_PROMPT, model.config.context_length - 1) :]
+        ids = sample(model, prompt, max_tokens=MAX_NEW, stop_ids=tokenizer.stop_ids, seed=seed + index)
+        yield tokenizer.decode(prompt), tokenizer.decode(ids)
+
+
+def prompt_of(example: TokenExample) -> list[int]:
+    """What stands before the first learned token (a question); the beginning of a text, which is learned throughout."""
+    first = next((at for at, weight in enumerate(example.weights) if weight > 0), len(example.ids))
+    return example.ids[:first] if first > 1 else example.ids[:MAX_DOCUMENT_PROMPT]
 
 
 @torch.no_grad()
@@ -22,7 +46,7 @@ def sample(model: Decoder, prompt: list[int], *, max_tokens: int, stop_ids: froz
         if layer in past:
             k_BGTK, v_BGTK = torch.cat((past[layer][0], k_BGTK), 2), torch.cat((past[layer][1], v_BGTK), 2)
         past[layer] = k_BGTK, v_BGTK
-        return torch.nn.functional.scaled_dot_product_attention(
+        return functional.scaled_dot_product_attention(
             q_BHTK, k_BGTK, v_BGTK, is_causal=q_BHTK.shape[2] > 1, enable_gqa=q_BHTK.shape[1] != k_BGTK.shape[1]
         )
 
