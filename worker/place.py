@@ -1,6 +1,5 @@
 """What one pool process works with: its settings, database, storage, slots, warm spare, and the word to stop."""
 
-import logging
 import os
 import select
 import signal
@@ -20,7 +19,7 @@ from worker.child import Child
 from worker.slots import Slots, shares
 from worker.spare import Spare
 
-log = logging.getLogger(__name__)
+TRAINER = "core.training.run"
 
 
 class Drain:
@@ -70,7 +69,7 @@ class Place:
             self.slots = Slots(settings.scratch_dir / "slots", shares(settings))
             if settings.warm_spare:
                 self.spare = Spare(
-                    "core.training.run",
+                    TRAINER,
                     settings.scratch_dir / "spares" / str(os.getpid()),
                     threads=self.slots.shares[0].slot.threads,
                     user=settings.child_user,

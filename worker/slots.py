@@ -100,6 +100,7 @@ class Slots:
         folder.mkdir(parents=True, exist_ok=True)
         self._paths = [folder / f"{index}.lock" for index in range(len(self.shares))]
         self._files = [_open(path) for path in self._paths]
+        self._taken: set[int] = set()
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -109,21 +110,26 @@ class Slots:
     def take(self) -> int | None:
         """Lock the first free slot; None: all are busy."""
         for index, file in enumerate(self._files):
+            if index in self._taken:
+                continue  # asking again for one's own lock would succeed
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
+            self._taken.add(index)
             return index
         return None
 
     def release(self, index: int) -> None:
         """Unlock. Call only when the child is dead: this frees the slot for everyone who shares the file."""
         fcntl.flock(self._files[index], fcntl.LOCK_UN)
+        self._taken.remove(index)
 
     def abandon(self, index: int) -> None:
         """Leave the lock to a child that cannot be killed: the slot is free when it is gone."""
         os.close(self._files[index])
         self._files[index] = _open(self._paths[index])
+        self._taken.remove(index)
 
     def close(self) -> None:
         for file in self._files:

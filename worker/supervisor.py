@@ -16,6 +16,7 @@ from typing import Literal
 
 from sqlalchemy.orm import Session
 
+from core.child import failure
 from core.errors import CoreError, LeaseLost, StorageFull
 from core.events import Failed, Finished, Prepared
 from core.job_spec import TrainSpec
@@ -35,7 +36,6 @@ LOOK_SECONDS = 0.05
 CANCEL_SECONDS = 2.0
 """What a child gets to end by itself when its work is not wanted any more."""
 HUNG_SECONDS = 5.0
-TRAINER = "core.training.run"
 
 
 def supervise(place: Place, claim: Claim, share: Share | None) -> bool:
@@ -76,9 +76,7 @@ class Supervisor:
         except LeaseLost:
             raise
         except CoreError as error:
-            return self._end_failed(
-                Failed(code=error.code, message=error.message, hint=error.hint, retryable=error.retryable)
-            )
+            return self._end_failed(failure(error))
         if self.claim.stage == "validating" and not isinstance(self.work.spec, TrainSpec):
             return self._end(lambda session: store.finish_validating(session, self.claim, None))
         self._lay_out()
@@ -111,7 +109,7 @@ class Supervisor:
         path = self.run_dir.path
         env = {"HOME": str(path), "TMPDIR": str(path / "tmp")} | (self.share.env if self.share else {})
         threads = self.work.plan.threads if self.work.plan else self.place.light_threads
-        if self.work.program == TRAINER and self.place.spare is not None:
+        if self.claim.stage == "running" and isinstance(self.work.spec, TrainSpec) and self.place.spare is not None:
             self.child = self.place.spare.hand_over(path, env=env, threads=threads)
         self.child = self.child or self.place.start(self.work.program, path, env=env, threads=threads)
         log.info("%s: attempt %d is process %d", self.claim.job_id, self.claim.fence, self.child.pid)
@@ -177,7 +175,7 @@ class Supervisor:
     # --- afterwards ---
 
     def _conclude(self) -> None:
-        """End the attempt. What is finished is finished, whatever was wanted meanwhile; the store knows the one exception."""
+        """End the attempt. What is finished is finished, whatever was wanted meanwhile (but see `store.succeed`)."""
         word = self.last_word
         if isinstance(word, Prepared):
             self._end_prepared(word)
@@ -226,8 +224,7 @@ class Supervisor:
         """The last checkpoint becomes the model."""
         key = self.recorder.committed.get(finished.path or "")
         if key is None:
-            full = StorageFull("The last checkpoint could not be stored.")
-            return self._end_failed(Failed(code=full.code, message=full.message, retryable=True))
+            return self._end_failed(failure(StorageFull("The last checkpoint could not be stored.")))
         has_template = (self.storage.directory(key) / "model" / "chat_template.jinja").exists()
 
         def end(session: Session) -> None:
@@ -266,7 +263,7 @@ class Supervisor:
         try:
             self.recorder.meanwhile(put)
         except StorageFull as error:
-            self._end_failed(Failed(code=error.code, message=error.message, hint=error.hint, retryable=True))
+            self._end_failed(failure(error))
             return False
         return True
 
@@ -312,9 +309,7 @@ class Supervisor:
         if self.child is not None:
             self.child.kill()
         try:
-            self._end_failed(
-                Failed(code="internal_error", message=f"{type(error).__name__}: {error}"[:2000], retryable=True)
-            )
+            self._end_failed(failure(error).model_copy(update={"retryable": True}))
         except Exception:  # the lease runs out, and the reaper ends the attempt
             log.exception("%s: the failure could not be recorded", self.claim.job_id)
 

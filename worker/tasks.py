@@ -33,7 +33,7 @@ def work_once(place: Place, queue: str) -> bool:
                     queue=queue,
                     worker=place.name,
                     lease_seconds=place.settings.lease_seconds,
-                    gpu=held.has_gpu,
+                    gpu=held.suits_gpu_jobs,
                 )
         except AWAY as error:
             log.warning("no claim, the database is away: %s", str(error).splitlines()[0])
@@ -53,8 +53,9 @@ class Held:
         """once the work is done: False when a child does not die"""
 
     @property
-    def has_gpu(self) -> bool:
-        return self.share is not None and self.share.slot.device == "cuda"
+    def suits_gpu_jobs(self) -> bool:
+        """Preparing the data of a job that needs a GPU needs none."""
+        return self.share is None or self.share.slot.device == "cuda"
 
 
 @contextmanager
