@@ -184,6 +184,8 @@ class EngineLoop:
             self._on_poisoned(engine)
             failed = Error(code="internal_error", message="The generator failed; send the request again.")
             lines = [(answer, failed) for answer in streams]
+            for answer in streams:  # who has taken this engine already may still come with a request
+                answer.is_cancelled = True
         touched: dict[Stream, None] = {}
         for answer, line in lines:
             stream = streams[answer]
@@ -194,12 +196,12 @@ class EngineLoop:
             else:
                 over.append(answer)
                 self._ends.append(time.monotonic())
-        for stream in touched:
-            stream.tell()
         for answer in over:
             streams.pop(answer, None)
         if not streams:
             del self._streams[engine]
+        for stream in touched:
+            stream.tell()
 
     def _break_off(self, error: Error) -> None:
         for engine, streams in list(self._streams.items()):
