@@ -249,10 +249,12 @@ def test_the_heartbeat_says_where_it_is_and_what_it_holds(
 
     asyncio.run(scenario())
     database = Database(settings.database_url)
+    assert generator.process is not None
+    pid = generator.process.pid
 
     def is_held() -> bool:
         with database.reading() as session:
-            [row] = workers.alive(session, kind="generator")
+            [row] = [row for row in workers.alive(session, kind="generator") if row.pid == pid]
             return model.storage_key in row.models and row.address == generator.address
 
     wait_until(is_held, what="the heartbeat names the model", timeout=10)
