@@ -9,11 +9,14 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from api.app import create_app
-from core.jobs import keys
+from core.jobs import keys, store
 from core.jobs.database import Database
 from core.jobs.keys import SCOPES, Scope
+from core.jobs.store import Claim
+from core.jobs.tables import Table
 from core.settings import Settings
 from core.storage import Storage
+from tests.services import wait_until
 
 NO_BROKER = "redis://127.0.0.1:1/0"
 TEXT = "It was the best of times, it was the worst of times.\n" * 40
@@ -29,6 +32,15 @@ class Api:
         self.settings = Settings(home=folder, database_url=database_url, **given)
         self.app = create_app(self.settings)
         self.http = TestClient(self.app, raise_server_exceptions=False)
+
+    def cleaned(self) -> "Api":
+        """As if nothing had ever been done: no rows but a new key of the client's own."""
+        with self.database.transaction() as session:
+            for table in reversed(Table.metadata.sorted_tables):
+                if table.name != "job_transitions":
+                    session.execute(table.delete())
+        self.http.headers.update(self.headers())
+        return self
 
     @property
     def database(self) -> Database:
@@ -62,6 +74,19 @@ class Api:
         answer = self.http.post("/v1/jobs", json=train(fields.pop("file", None) or self.put()["id"], **fields))
         assert answer.status_code == 201, answer.text
         return answer.json()
+
+    def claim(self, queue: str = "light", worker: str = "w") -> Claim:
+        """What a worker does first. (The dispatcher may hold the row for the blink of an eye.)"""
+        found: list[Claim] = []
+
+        def take() -> bool:
+            with self.database.transaction() as session:
+                claim = store.claim(session, queue=queue, worker=worker, lease_seconds=60)
+            found.extend([claim] if claim else [])
+            return bool(found)
+
+        wait_until(take, what="a claim")
+        return found[0]
 
 
 def train(file_id: str, **fields: Any) -> dict[str, Any]:
