@@ -68,6 +68,8 @@ def obey(plan: Plan, seed: int) -> None:
     """Everything global that touches the bits."""
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True, warn_only=plan.device == "cuda")
+    # A debugging aid: it would cost a pass over each new tensor. mypy does not see into this module.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
