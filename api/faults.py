@@ -61,10 +61,11 @@ def param_of(error: Error, body: Any) -> str:
     value, tagged = body, False
     for i, part in enumerate(error["loc"][1:], start=2):
         ends_here = i == len(error["loc"]) and error["type"] in ("missing", "extra_forbidden")
-        if not ends_here and not tagged and isinstance(value, Mapping) and part in map(value.get, _TAGS):
+        is_key = isinstance(value, Mapping) and part in value
+        if not ends_here and not is_key and not tagged and isinstance(value, Mapping) and part in map(value.get, _TAGS):
             tagged = True
             continue
-        if not ends_here and _names_a_member(part) and not (isinstance(value, Mapping) and part in value):
+        if not ends_here and not is_key and _names_a_member(part):
             continue
         names.append(str(part))
         value, tagged = _step(value, part), False
