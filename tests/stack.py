@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,7 @@ from core.jobs.tables import Job
 from core.settings import Settings
 from core.storage import open_storage
 from tests.jobs import look
-from tests.services import spawn, wait_until
+from tests.services import spawn
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK: dict[str, Any] = {
@@ -37,6 +38,8 @@ QUICK: dict[str, Any] = {
     "generator_token": "secret-of-the-tests",
     "warm_spare": False,
 }
+LOOK_SECONDS = 0.05
+"""Looking costs processor time that the workers need."""
 TRAINER = "core.training.run"
 Process = subprocess.Popen[bytes]
 
@@ -51,13 +54,13 @@ class Stack:
         self.folder = folder
         self.database = Database(database_url, pool_size=4)
         self.storage = open_storage(self.settings.storage_url)
-        self._started: list[Process] = []
+        self.started: list[Process] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._started:
+        for process in self.started:
             kill_tree(process.pid)
             process.wait(10)
         self.database.close()
@@ -71,7 +74,7 @@ class Stack:
         env = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ} | given
         env |= {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         process = spawn([sys.executable, *command], log=self.folder / f"{name}.log", env=env, cwd=ROOT)
-        self._started.append(process)
+        self.started.append(process)
         return process
 
     def start_worker(
@@ -113,26 +116,28 @@ class Stack:
         return [child for child in children if "celery" in " ".join(child.cmdline())]
 
     def trainers(self) -> list[psutil.Process]:
-        """Training processes of this stack that have work (warm spares have none)."""
-        scratch = str(self.settings.scratch_dir)
+        """Training processes of this stack at work: their output is a run's log (a waiting spare's is not)."""
         found = []
         for process in psutil.process_iter():
             try:
-                words = process.cmdline()
-                if TRAINER in words and any(word.startswith(scratch) for word in words):
-                    found.append(process)
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                if TRAINER not in process.cmdline():
+                    continue
+                output = os.readlink(f"/proc/{process.pid}/fd/1")
+            except (psutil.Error, OSError):
                 continue
+            if output.startswith(str(self.folder)) and output.endswith("child.log"):
+                found.append(process)
         return found
 
     # --- waiting ---
 
     def wait_for(self, condition: Callable[[], Any], *, what: str, timeout: float = 60.0) -> None:
         """TimeoutError shows the end of every log."""
-        try:
-            wait_until(lambda: bool(condition()), what=what, timeout=timeout)
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}\n{self.logs()}") from None
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what}: not within {timeout:g} s\n{self.logs()}")
+            time.sleep(LOOK_SECONDS)
 
     def wait_for_state(self, job_id: str, *states: str, timeout: float = 60.0) -> Job:
         """Until the job is in one of the states; at once an error when it has ended in another."""

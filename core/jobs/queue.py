@@ -5,15 +5,37 @@ because the claim decides (core.jobs.store).
 """
 
 import logging
+from typing import Any
 
 from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES, redis
 
 from core.jobs.store import LIGHT, TRAIN
 
 log = logging.getLogger(__name__)
 WORK = "weightsmith.work"
+
+
+class Channel(redis.Channel):
+    """kombu's, but for one thing: bytes in a queue that are no message do not end the worker. They are dropped."""
+
+    def _brpop_read(self, **options: Any) -> bool:
+        try:
+            return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            log.exception("something that is no message lay in a queue")
+            return True
+
+
+class Transport(redis.Transport):
+    """Redis with that channel."""
+
+    Channel = Channel
+
+
+TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), f"{__name__}:Transport"))
 
 
 def make_celery(redis_url: str) -> Celery:

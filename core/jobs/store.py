@@ -164,12 +164,12 @@ def claim(session: Session, *, queue: str, worker: str, lease_seconds: float, gp
         .returning(Job)
         .execution_options(populate_existing=True)
     )
-    if job is None:
-        return None
+    assert job is not None, "the row is locked"
     stage: Literal["validating", "running"] = "running" if job.state == "running" else "validating"
     resumes_at = session.scalar(select(Checkpoint.step).where(Checkpoint.id == job.checkpoint_id)) or 0
     session.add(Attempt(job_id=job.id, fence=job.fence, stage=stage, worker=worker, first_step=resumes_at))
     if stage == "running":
+        job.step = resumes_at
         job.started_at = job.started_at or _clock(session)
         _move(session, job, "running", f"Attempt {job.fence} runs on {worker}")
     else:
