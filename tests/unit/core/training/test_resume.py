@@ -8,7 +8,7 @@ import pytest
 from core.events import Entered, Evaluated, Event, Resumed, Saved, Step
 from tests.unit.core.training.conftest import Attempt, Lab
 
-# Epochs of 25 rows end inside steps 5 and 9; the last batch is short; a batch is micro-batches of 4 and 2; dropout draws.
+# Epochs of 25 rows end inside steps 5 and 9; the last batch is short; micro-batches are of 4 and 2 rows; dropout draws.
 LAST_STEP = 11
 
 

@@ -1,0 +1,86 @@
+"""The plan: what is fixed before the first step."""
+
+from typing import Any
+
+import pytest
+
+from core.job_spec import TrainSpec
+from core.models.config import ModelConfig
+from core.models.families.llama import PRESETS
+from core.training.plan import Plan, Preparation, Slot, micro_batch, plan, total_steps
+
+MODEL = ModelConfig.from_dimensions("llama", PRESETS["mini"], vocab_size=8192)
+SLOT = Slot(device="cpu", device_name="cpu", threads=2, memory_bytes=8 << 30)
+
+
+def spec(**fields: Any) -> TrainSpec:
+    given = {
+        "model": {"init": "random", "preset": "mini", "tokenizer": "bytes"},
+        "data": {"train": [{"file": "file-1"}], "sequence_length": 256},
+        "batch": {"sequences": 32},
+    }
+    return TrainSpec.model_validate(given | fields)
+
+
+def preparation(**fields: Any) -> Preparation:
+    given = {
+        "train": ("t",), "validation": None, "num_rows": 100, "num_tokens": 25_000, "num_supervised_tokens": 25_000,
+        "num_validation_rows": 0, "num_documents": 9, "unigram_entropy": 5.0, "bytes_per_token": 3.0,
+    }  # fmt: skip
+    return Preparation.model_validate(given | fields)
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"),
+    [
+        ({"steps": 7}, 7),
+        ({"epochs": 1}, 4),  # 100 rows, 32 a step
+        ({"epochs": 2}, 7),
+        ({"epochs": 0.001}, 1),
+        ({"tokens": 16_000}, 2),  # 250 tokens a row
+        ({"tokens": 16_001}, 3),
+        ({"seconds": 60}, None),
+    ],
+)
+def test_every_budget_is_a_number_of_steps_or_of_seconds(budget: dict[str, float], steps: int | None) -> None:
+    assert total_steps(spec(budget=budget), preparation()) == steps
+
+
+def test_intervals_are_a_tenth_of_the_run_where_none_are_given() -> None:
+    decided = plan(spec(budget={"steps": 500}), MODEL, preparation(num_validation_rows=3), SLOT)
+    assert (decided.evaluate_every, decided.save_every) == (50, 50)
+    decided = plan(spec(budget={"steps": 5}, checkpoints={"every": 2}), MODEL, preparation(), SLOT)
+    assert (decided.evaluate_every, decided.save_every) == (None, 2)
+
+
+def test_it_is_a_pure_function_that_survives_its_file() -> None:
+    decided = plan(spec(), MODEL, preparation(), SLOT)
+    assert decided == plan(spec(), MODEL, preparation(), SLOT)
+    assert Plan.model_validate_json(decided.model_dump_json()) == decided
+
+
+def rows(*, memory_bytes: int, model: ModelConfig = MODEL, **fields: Any) -> int:
+    return micro_batch(spec(**fields), model, SLOT.model_copy(update={"memory_bytes": memory_bytes}))
+
+
+def test_the_micro_batch_grows_with_the_memory_up_to_the_batch() -> None:
+    found = [rows(memory_bytes=size << 20) for size in (1, 400, 800, 1600, 6400, 64000)]
+    assert found == sorted(found)
+    assert found[0] == 1
+    assert 1 <= found[-1] <= 32
+    assert rows(memory_bytes=64 << 30, batch={"sequences": 3}) <= 3
+
+
+def test_it_shrinks_with_whatever_takes_memory() -> None:
+    memory = 1 << 30
+    usual = rows(memory_bytes=memory)
+    longer = {"train": [{"file": "file-1"}], "sequence_length": 1024}
+    assert rows(memory_bytes=memory, data=longer) < usual
+    assert rows(memory_bytes=memory, precision="fp32") <= usual
+    larger = ModelConfig.from_dimensions("llama", PRESETS["small"], vocab_size=8192)
+    assert rows(memory_bytes=memory, model=larger) < usual
+
+
+def test_a_limit_in_the_spec_comes_before_the_slot_s() -> None:
+    limited = rows(memory_bytes=64 << 30, resources={"memory_bytes": 600 << 20})
+    assert limited == rows(memory_bytes=600 << 20)
