@@ -145,7 +145,8 @@ def spec_of(request: FineTuningRequest, base: Servable) -> TrainSpec:
         "seed": request.seed or 0,
         "metadata": request.metadata or {},
         "model": {"init": "pretrained", "from": base.name},
-        "data": {"train": [{"file": request.training_file}]},
+        # A batch is counted in examples there: one example a row.
+        "data": {"train": [{"file": request.training_file}], "packing": "none"},
         "objective": {"kind": "supervised"},
         "budget": {"epochs": EPOCHS if chosen.n_epochs == "auto" else chosen.n_epochs},
     }

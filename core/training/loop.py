@@ -159,8 +159,9 @@ def _accumulate_gradients(run: Run, micro_batch: int, batch: RowBatch) -> tuple[
 def stats_of(run: Run, batch: RowBatch, rows: slice) -> TokenStats | None:
     """Likelihoods of the learned targets in some rows of a batch; None where nothing is to be learned."""
     device = torch.device(run.plan.device)
+    longest = int((batch.segments_BT[rows] > 0).sum(1).max())  # what follows is padding in every row
     ids_BT, targets_BT, weights_BT, positions_BT, segments_BT = (
-        tensor[rows].to(device)
+        tensor[rows, :longest].to(device)
         for tensor in (batch.ids_BT, batch.targets_BT, batch.weights_BT, batch.positions_BT, batch.segments_BT)
     )
     learned_N = weights_BT.flatten().nonzero()[:, 0]

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 MAX_SLOTS = 32
 CACHE_FRACTION = 0.4
 """of the memory; so that two models of a usual size are resident side by side"""
-BFLOAT16_FROM_PARAMETERS = 50_000_000
+BFLOAT16_FROM_PARAMETERS = 500_000_000
 """Smaller models are served in fp32: nothing is won by fewer bytes, and their numbers are those of training."""
 
 
