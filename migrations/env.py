@@ -13,15 +13,17 @@ url = config.attributes.get("url") or normalise_url(settings().database_url)
 engine = create_engine(url, connect_args=dialect.connect_args(url))
 dialect.prepare_engine(engine)
 
-with engine.connect() as connection:
-    context.configure(
-        connection=connection,
-        target_metadata=Table.metadata,
-        render_as_batch=True,
-        transactional_ddl=True,
-        compare_type=True,
-    )
-    with context.begin_transaction():
-        dialect.lock_for_migration(connection)
-        context.run_migrations()
-engine.dispose()
+try:
+    with engine.connect() as connection:
+        context.configure(
+            connection=connection,
+            target_metadata=Table.metadata,
+            render_as_batch=True,
+            transactional_ddl=True,
+            compare_type=True,
+        )
+        with context.begin_transaction():
+            dialect.lock_for_migration(connection)
+            context.run_migrations()
+finally:
+    engine.dispose()
