@@ -49,7 +49,9 @@ class Completion:
         self._offsets = [0] * num_choices
 
     def whole(self, lines: Iterable[Answer]) -> Json:
-        choices = [{"index": i, "text": "", "logprobs": None, "finish_reason": None} for i in range(len(self._offsets))]
+        choices: list[Json] = [
+            {"index": i, "text": "", "logprobs": None, "finish_reason": None} for i in range(len(self._offsets))
+        ]
         usage = None
         for line in lines:
             match line:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +45,12 @@ class Service:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("service")
+    with serving(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Service]:
     url = f"sqlite:///{folder / 'weightsmith.db'}"
     database.migrate(url)
     settings = generator_settings(folder, url, generator_max_waiting=8)

@@ -97,16 +97,22 @@ SMOLLM2 = shaped(
     hidden_size=576, num_layers=30, num_heads=9, num_kv_heads=3, intermediate_size=1536, context_length=8192
 )
 
+LARGE = shaped(
+    hidden_size=2048, num_layers=16, num_heads=32, num_kv_heads=8, intermediate_size=8192, context_length=8192
+)
+
 
 def test_the_cache_fits_beside_the_weights() -> None:
     small = footprint(SMALL, memory_bytes=4 << 30)
     assert (small.num_slots, small.context_length, small.dtype) == (MAX_SLOTS, 512, torch.float32)
-    large = footprint(SMOLLM2, memory_bytes=4 << 30)
-    assert (large.num_slots, large.context_length, large.dtype) == (9, 8192, torch.bfloat16)
-    assert large.num_bytes < 2 << 30  # two of them are resident side by side
-    tight = footprint(SMOLLM2, memory_bytes=400 << 20)
+    large = footprint(LARGE, memory_bytes=16 << 30)
+    assert (large.num_slots, large.context_length, large.dtype) == (25, 8192, torch.bfloat16)
+    medium = footprint(SMOLLM2, memory_bytes=4 << 30)
+    assert (medium.num_slots, medium.context_length, medium.dtype) == (4, 8192, torch.float32)
+    assert medium.num_bytes < 2.2 * 2**30
+    tight = footprint(SMOLLM2, memory_bytes=700 << 20)
     assert tight.num_slots == 1
     assert 256 <= tight.context_length < 8192
     with pytest.raises(InvalidRequest) as refused:
-        footprint(SMOLLM2, memory_bytes=256 << 20)
+        footprint(SMOLLM2, memory_bytes=512 << 20)
     assert refused.value.code == "model_too_large"
