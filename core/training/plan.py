@@ -14,6 +14,13 @@ from core.job_spec import TrainSpec
 from core.models.config import ModelConfig
 from core.spec import Spec
 
+PROCESS_BYTES = 450 << 20
+"""Python, torch, and what the allocator holds back"""
+LIKELIHOOD_BYTES = 300 << 20
+"""core.training.likelihood: the probabilities that it keeps, and a few chunks"""
+CPU_TOKENS = 2048
+MAX_MATH_LENGTH = 512
+
 
 class Preparation(Spec):
     """Facts about the prepared data of a train job."""
@@ -92,7 +99,7 @@ def plan(spec: TrainSpec, model: ModelConfig, preparation: Preparation, slot: Sl
         threads=slot.threads,
         precision=spec.precision,
         compiled=False,
-        attention="math" if slot.device == "cpu" else "sdpa",
+        attention=attention(slot, spec.data.sequence_length or model.context_length),
         torch=version("torch"),
         parameters=model.num_parameters(),
     )
@@ -101,15 +108,24 @@ def plan(spec: TrainSpec, model: ModelConfig, preparation: Preparation, slot: Sl
 def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot) -> int:
     """The most sequences whose activations fit beside weights, gradients and AdamW's moments; at most the global batch.
 
-    An estimate from shapes, not a probe: it must not depend on what is free at the moment.
+    On a CPU no more than keeps its caches useful: larger ones were not faster. An estimate from shapes, not a probe: it
+    must not depend on what is free at the moment. Its constants are peak memory as it was measured, in bytes.
     """
     sequences, length = spec.batch.sequences or 1, spec.data.sequence_length or model.context_length
-    bytes_per_number = 2 if spec.precision == "bf16" else 4
-    per_layer = (
-        14 * model.hidden_size + 4 * model.intermediate_size + 2 * model.num_heads * length  # scores and their softmax
-    )
-    per_token = model.num_layers * per_layer * bytes_per_number + 8 * model.hidden_size * 4
-    logits = min(1024, length) * model.vocab_size * 4 * 3  # one chunk, its softmax and its gradient
-    budget = 0.8 * (spec.resources.memory_bytes or slot.memory_bytes) - 16 * model.num_parameters() - logits
-    fits = max(1, int(budget // (per_token * length)))
-    return min(sequences, fits)
+    is_bf16 = spec.precision == "bf16"
+    per_layer = (58 if is_bf16 else 84) * model.hidden_size + (8 if is_bf16 else 16) * model.intermediate_size
+    per_token = model.num_layers * per_layer
+    if attention(slot, length) == "math":  # of every layer the softmax is kept; of one, all steps on the way to it
+        scores = model.num_heads * length
+        per_token += scores * (model.num_layers * (6 if is_bf16 else 4) + 20)
+    fixed = PROCESS_BYTES + LIKELIHOOD_BYTES + 16 * model.num_parameters()
+    budget = 0.8 * (spec.resources.memory_bytes or slot.memory_bytes) - fixed
+    fits = int(budget // (per_token * length))
+    if slot.device == "cpu":
+        fits = min(fits, CPU_TOKENS // length)
+    return max(1, min(sequences, fits))
+
+
+def attention(slot: Slot, length: int) -> Literal["math", "sdpa"]:
+    """On a CPU, torch's fused kernel pays only for long rows."""
+    return "math" if slot.device == "cpu" and length <= MAX_MATH_LENGTH else "sdpa"

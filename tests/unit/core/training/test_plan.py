@@ -59,28 +59,44 @@ def test_it_is_a_pure_function_that_survives_its_file() -> None:
     assert Plan.model_validate_json(decided.model_dump_json()) == decided
 
 
-def rows(*, memory_bytes: int, model: ModelConfig = MODEL, **fields: Any) -> int:
-    return micro_batch(spec(**fields), model, SLOT.model_copy(update={"memory_bytes": memory_bytes}))
+def on_gpu(*, memory_bytes: int, model: ModelConfig = MODEL, **fields: Any) -> int:
+    return micro_batch(
+        spec(**fields), model, Slot(device="cuda", device_name="x", threads=2, memory_bytes=memory_bytes)
+    )
 
 
 def test_the_micro_batch_grows_with_the_memory_up_to_the_batch() -> None:
-    found = [rows(memory_bytes=size << 20) for size in (1, 400, 800, 1600, 6400, 64000)]
-    assert found == sorted(found)
-    assert found[0] == 1
-    assert 1 <= found[-1] <= 32
-    assert rows(memory_bytes=64 << 30, batch={"sequences": 3}) <= 3
+    found = [on_gpu(memory_bytes=size << 20) for size in (1, 1600, 2000, 64000)]
+    assert found == sorted(set(found))
+    assert (found[0], found[-1]) == (1, 32)
+    assert on_gpu(memory_bytes=64 << 30, batch={"sequences": 3}) == 3
 
 
 def test_it_shrinks_with_whatever_takes_memory() -> None:
-    memory = 1 << 30
-    usual = rows(memory_bytes=memory)
+    memory = 2 << 30
+    usual = on_gpu(memory_bytes=memory)
     longer = {"train": [{"file": "file-1"}], "sequence_length": 1024}
-    assert rows(memory_bytes=memory, data=longer) < usual
-    assert rows(memory_bytes=memory, precision="fp32") <= usual
+    assert 1 < on_gpu(memory_bytes=memory, data=longer) < usual
+    assert 1 < on_gpu(memory_bytes=memory, precision="fp32") < usual
     larger = ModelConfig.from_dimensions("llama", PRESETS["small"], vocab_size=8192)
-    assert rows(memory_bytes=memory, model=larger) < usual
+    assert on_gpu(memory_bytes=memory, model=larger) < usual
+
+
+def test_on_a_cpu_it_is_small_enough_for_the_caches() -> None:
+    assert micro_batch(spec(), MODEL, SLOT) == 8
+    long = spec(data={"train": [{"file": "file-1"}], "sequence_length": 4096})
+    assert micro_batch(long, MODEL, SLOT) == 1
 
 
 def test_a_limit_in_the_spec_comes_before_the_slot_s() -> None:
-    limited = rows(memory_bytes=64 << 30, resources={"memory_bytes": 600 << 20})
-    assert limited == rows(memory_bytes=600 << 20)
+    limited = on_gpu(memory_bytes=64 << 30, resources={"memory_bytes": 2 << 30})
+    assert limited == on_gpu(memory_bytes=2 << 30) < 32
+
+
+@pytest.mark.parametrize(
+    ("device", "length", "kind"), [("cpu", 512, "math"), ("cpu", 1024, "sdpa"), ("cuda", 64, "sdpa")]
+)
+def test_long_rows_on_a_cpu_take_the_fused_kernel(device: str, length: int, kind: str) -> None:
+    slot = SLOT.model_copy(update={"device": device})
+    decided = plan(spec(data={"train": [{"file": "f"}], "sequence_length": length}), MODEL, preparation(), slot)
+    assert decided.attention == kind

@@ -48,6 +48,15 @@ def test_stopped_or_killed_anywhere_it_ends_with_the_same_bits(
         assert figures(resumed) == figures(whole, after=begun)
 
 
+def test_the_fused_kernel_of_long_rows_repeats_its_bits_too(lab: Lab) -> None:
+    spec = lab.spec(precision="bf16")
+    whole = lab.run(spec, attention="sdpa")
+    stopped = lab.run(spec, stop_when=at_step(5), attention="sdpa")
+    resumed = lab.run(spec, after=stopped, attention="sdpa")
+    assert resumed.of(Resumed)[0].exactness == "exact"
+    assert resumed.weights == whole.weights
+
+
 def test_killed_again_and_again(lab: Lab) -> None:
     spec = lab.spec(precision="bf16")
     whole = lab.run(spec)
