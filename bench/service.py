@@ -1,8 +1,8 @@
 """What the service costs a training run, and how long a job waits before it starts.
 
-A stack runs as a user would run it (`weightsmith up`, SQLite). Rounds are paired: the job through the REST API, then the
-very run directory that its supervisor had prepared, by hand (`python -m core.training.run DIR`); both are timed by the
-same watcher of `events.jsonl`, from the first step to the last.
+A stack runs as a user would run it (`weightsmith up`, SQLite). Rounds are paired: the job through the REST API, then
+the very run directory that its supervisor had prepared, by hand (`python -m core.training.run DIR`); both are timed by
+the same watcher of `events.jsonl`, from the first step to the last.
 """
 
 import json
