@@ -63,12 +63,12 @@ FULL = Scale(
     max_pairs=1500,
     vocab_size=4096,
     preset="nano",
-    sequences=16,
+    sequences=8,
     seconds=150.0,
-    evaluate_every=75,
+    evaluate_every=150,
     epochs=2,
     answer_tokens=100,
-    bar=0.8,
+    bar=0.9,
 )
 QUICK = Scale(
     max_bytes=150_000,
@@ -110,10 +110,13 @@ def demo(
     if minutes is not None:
         scale = replace(scale, seconds=60 * minutes)
     folder = (home or Path(".weightsmith")).resolve()
+    limits = {"max_bytes": scale.max_bytes, "max_pairs": scale.max_pairs}
+    text = corpus.from_path(data, **limits) if data else corpus.standard_library(**limits)
+    place = str(data) if data else "the source of Python's standard library"
     heading(1, "Stack")
     goes_on = running_stack(folder) is not None
     with while_up(folder, tell) as credentials:
-        Demo(credentials, folder, scale, goes_on=goes_on).run(data)
+        Demo(credentials, folder, scale, goes_on=goes_on).run(text, place)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -136,10 +139,11 @@ class Demo:
             http_client=openai.DefaultHttpxClient(trust_env=False),
         )
 
-    def run(self, data: Path | None) -> None:
+    def run(self, text: Corpus, place: str) -> None:
         began = time.monotonic()
         self.cancel_leftovers()
-        text = self.read(data)
+        heading(2, "Text")
+        tell(f"{place}: {len(text.documents):,} documents, {size(text.num_bytes).shown}")
         file = self.upload(f"{text.name}.jsonl", corpus.as_jsonl(text))
         tokenizer = self.tokenizer(file)
         model = self.pretrain(text.name, file, tokenizer)
@@ -153,14 +157,6 @@ class Demo:
         for job in self.session.client.pages("jobs", filters={"metadata[made_by]": TAG["made_by"]}):
             if job["state"] not in ("succeeded", "failed", "cancelled"):
                 self.cancel(job["id"])
-
-    def read(self, data: Path | None) -> Corpus:
-        heading(2, "Text")
-        limits = {"max_bytes": self.scale.max_bytes, "max_pairs": self.scale.max_pairs}
-        text = corpus.from_path(data, **limits) if data else corpus.standard_library(**limits)
-        place = str(data) if data else "the source of Python's standard library"
-        tell(f"{place}: {len(text.documents):,} documents, {size(text.num_bytes).shown}")
-        return text
 
     def upload(self, name: str, content: bytes) -> str:
         """The id of the file with this content, which an earlier demo may have uploaded."""

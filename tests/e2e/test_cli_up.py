@@ -102,6 +102,7 @@ def assert_all_end(left: list[psutil.Process]) -> None:
     wait_until(over, what=f"the end of {[process.pid for process in left]}", timeout=STOP_SECONDS)
 
 
+@pytest.mark.slow
 def test_a_whole_life(start: Start, home: Path) -> None:
     process = start()
     base_url = wait_ready(process, home)
@@ -166,8 +167,18 @@ def bearer(credentials: dict[str, str]) -> dict[str, str]:
     return {"authorization": f"Bearer {credentials['api_key']}"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("children", [0, 1, 2, 4, 6])
+@pytest.mark.parametrize(
+    ("children", "number"),
+    [
+        (0, signal.SIGKILL),
+        (1, signal.SIGINT),
+        (1, signal.SIGKILL),
+        (3, signal.SIGINT),
+        (4, signal.SIGKILL),
+        (6, signal.SIGTERM),
+        (6, signal.SIGKILL),
+    ],
+)
 def test_nothing_is_left_at_any_moment_of_the_start(
     children: int, number: signal.Signals, start: Start, home: Path
 ) -> None:
