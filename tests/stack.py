@@ -27,7 +27,7 @@ from tests.services import spawn
 ROOT = Path(__file__).resolve().parent.parent
 QUICK: dict[str, Any] = {
     "lease_seconds": 3.0,
-    "poll_seconds": 0.2,
+    "poll_seconds": 0.1,
     "reap_seconds": 0.5,
     "rehint_seconds": 2.0,
     "retry_base_seconds": 0.2,

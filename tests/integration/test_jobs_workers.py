@@ -5,76 +5,21 @@ a run that nothing happened to. The whole matrix of accidents is in tests/chaos.
 """
 
 import json
-import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import select
 
 from core.jobs import database as databases
 from core.jobs import store
-from core.jobs.tables import Model
-from tests.jobs import add_file, add_project, attempts, check_invariants, events, look, losses, submit, train_spec
+from tests.jobs import attempts, check_invariants, events, look
+from tests.lab import STEPS, Lab
 from tests.services import Postgres, Valkey
 from tests.stack import Process, Stack, gone, kill_tree
 
 pytestmark = pytest.mark.slow
-STEPS = 120
-TEXT = "".join(f"Line {n} of a text that is read again and again, in {n * 7 % 11} ways.\n" for n in range(400))
-
-
-class Lab:
-    """A stack with one project, one file, and the job that is submitted again and again."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-        self.database, self.storage = stack.database, stack.storage
-        self.project = add_project(self.database)
-        self.file = add_file(self.database, self.storage, self.project, TEXT)
-
-    def submit(self) -> str:
-        spec = train_spec(
-            self.file,
-            steps=STEPS,
-            batch={"sequences": 8},
-            model={
-                "init": "random",
-                "tokenizer": "bytes",
-                "dropout": 0.1,
-                "dimensions": {"hidden_size": 48, "num_layers": 2, "num_heads": 2, "context_length": 64},
-            },
-            checkpoints={"every": 10, "keep": 2},
-        )
-        return submit(self.database, self.project, spec)
-
-    def finish(self, job_id: str, *, timeout: float = 90) -> dict[str, str]:
-        """Wait for the end; returns what must be equal."""
-        self.stack.wait_for_state(job_id, "succeeded", timeout=timeout)
-        check_invariants(self.database, self.storage, jobs=[job_id])
-        assert [step for step, _ in losses(self.database, job_id)] == list(range(1, STEPS + 1))
-        return self.tensors(job_id)
-
-    def tensors(self, job_id: str) -> dict[str, str]:
-        """sha256 of every file of numbers in the final checkpoint."""
-        with self.database.reading() as session:
-            model = session.scalars(select(Model).where(Model.job_id == job_id)).one()
-        manifest = json.loads((self.storage.directory(model.storage_key) / "manifest.json").read_text())
-        found = {f["name"]: f["sha256"] for f in manifest["files"] if f["name"].endswith(".safetensors")}
-        assert len(found) >= 2, "weights and optimizer"
-        return found
-
-    def wait_until_somewhere(self, job_id: str) -> int:
-        """Let the run come to a random step between the first checkpoint and the end."""
-        step = random.randint(12, STEPS * 2 // 3)
-        self.stack.wait_for_step(job_id, step, timeout=90)
-        return step
-
-    def trainer(self) -> psutil.Process:
-        (process,) = self.stack.trainers()
-        return process
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +71,6 @@ def worker(lab: Lab) -> Process:
     return lab.stack.start_worker()
 
 
-def outcomes(lab: Lab, job_id: str) -> list[str | None]:
-    return [row.outcome for row in attempts(lab.database, job_id)]
-
-
 def test_a_killed_trainer_resumes_then_pauses_then_ends_with_the_same_bits(
     lab: Lab, worker: Process, undisturbed: dict[str, str]
 ) -> None:
@@ -146,7 +87,7 @@ def test_a_killed_trainer_resumes_then_pauses_then_ends_with_the_same_bits(
     with lab.database.transaction() as session:
         store.request_resume(session, lab.project, job_id)
     assert lab.finish(job_id) == undisturbed
-    assert outcomes(lab, job_id) == ["prepared", "failed", "stopped", "succeeded"]
+    assert lab.outcomes(job_id) == ["prepared", "failed", "stopped", "succeeded"]
 
 
 def test_a_killed_supervisor_takes_its_trainer_along(lab: Lab, worker: Process, undisturbed: dict[str, str]) -> None:
@@ -158,7 +99,7 @@ def test_a_killed_supervisor_takes_its_trainer_along(lab: Lab, worker: Process, 
     supervisor.kill()
     lab.stack.wait_for(lambda: gone([trainer]), what="the trainer is dead", timeout=2)
     assert lab.finish(job_id) == undisturbed
-    assert outcomes(lab, job_id) == ["prepared", "failed", "succeeded"]
+    assert lab.outcomes(job_id) == ["prepared", "failed", "succeeded"]
     assert (attempts(lab.database, job_id)[1].reason or "").startswith("worker_lost")
 
 
@@ -182,7 +123,7 @@ def test_a_worker_that_is_shut_down_loses_no_step_and_one_that_is_killed_few(
     lab.stack.wait_for(lambda: gone([trainer]), what="the trainer is dead", timeout=2)
     lab.stack.start_worker("third")
     assert lab.finish(job_id) == undisturbed
-    assert outcomes(lab, job_id) == ["prepared", "released", "failed", "succeeded"]
+    assert lab.outcomes(job_id) == ["prepared", "released", "failed", "succeeded"]
 
 
 def test_a_frozen_worker_that_wakes_up_writes_nothing(lab: Lab, worker: Process, undisturbed: dict[str, str]) -> None:
@@ -202,7 +143,7 @@ def test_a_frozen_worker_that_wakes_up_writes_nothing(lab: Lab, worker: Process,
         process.resume()
     lab.stack.wait_for(lambda: gone(zombie), what="the zombie's trainer is killed")
     assert lab.finish(job_id) == undisturbed
-    assert outcomes(lab, job_id) == ["prepared", "failed", "succeeded"]
+    assert lab.outcomes(job_id) == ["prepared", "failed", "succeeded"]
 
 
 def test_the_broker_may_be_away_forget_everything_and_speak_nonsense(
@@ -220,7 +161,7 @@ def test_the_broker_may_be_away_forget_everything_and_speak_nonsense(
             client.lpush("ws:light", junk)
     second = lab.submit()
     assert lab.finish(job_id) == undisturbed
-    assert outcomes(lab, job_id) == ["prepared", "succeeded"], "the run did not notice"
+    assert lab.outcomes(job_id) == ["prepared", "succeeded"], "the run did not notice"
     assert lab.finish(second) == undisturbed
     assert worker.poll() is None
 
@@ -235,7 +176,7 @@ def test_the_database_may_crash_while_a_job_runs(
     lab.stack.wait_for(lambda: look(lab.database, job_id).step > 20, what="it goes on")
     assert trainer.is_running()
     assert lab.finish(job_id) == undisturbed
-    assert outcomes(lab, job_id) == ["prepared", "succeeded"], "nothing was reaped"
+    assert lab.outcomes(job_id) == ["prepared", "succeeded"], "nothing was reaped"
 
 
 def test_cancel_in_every_state(lab: Lab, worker: Process) -> None:
@@ -270,4 +211,4 @@ def test_on_sqlite_too(sqlite_url: str, broker: Valkey, tmp_path: Path, undistur
         lab.wait_until_somewhere(job_id)
         lab.trainer().send_signal(signal.SIGKILL)
         assert lab.finish(job_id) == undisturbed
-        assert outcomes(lab, job_id) == ["prepared", "failed", "succeeded"]
+        assert lab.outcomes(job_id) == ["prepared", "failed", "succeeded"]
