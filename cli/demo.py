@@ -6,6 +6,7 @@ Every call is one that a user can make: the `openai` client where OpenAI has the
 """
 
 import hashlib
+import importlib.util
 import shutil
 import signal
 import sys
@@ -104,12 +105,16 @@ def demo(
       weightsmith demo
       weightsmith demo --data ~/books --minutes 10
     """
+    missing = [name for name in ("openai", "torch") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise Problem(f"the demo needs {' and '.join(missing)}", hint="pip install 'weightsmith[demo]'")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     scale = QUICK if quick else FULL
     if minutes is not None:
         scale = replace(scale, seconds=60 * minutes)
     folder = (home or Path(".weightsmith")).resolve()
+    typer.echo("Weightsmith: from raw text to a model that answers")
     limits = {"max_bytes": scale.max_bytes, "max_pairs": scale.max_pairs}
     text = corpus.from_path(data, **limits) if data else corpus.standard_library(**limits)
     place = str(data) if data else "the source of Python's standard library"

@@ -1,4 +1,4 @@
-"""`weightsmith up` as people meet it: a process that starts a stack, says when it is ready, and leaves nothing behind."""
+"""`weightsmith up` as people meet it: it starts a stack, says when it is ready, and leaves nothing behind."""
 
 import json
 import os
@@ -54,9 +54,9 @@ def processes_of(home: Path) -> list[str]:
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                if any(str(home) in text for text in (*words, *process.environ().values())):
-                    found.append(" ".join(words))
+            lives = process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE
+            if lives and any(str(home) in text for text in (*words, *process.environ().values())):
+                found.append(" ".join(words))
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
