@@ -9,7 +9,7 @@ import threading
 import time
 
 from celery import Celery
-from sqlalchemy import or_, select
+from sqlalchemy import or_, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -46,18 +46,23 @@ class Housekeeping:
 
     def _run(self) -> None:
         healthy_since: float | None = None
+        next_tick = 0.0
         while not self._stopping:
             try:
-                # After an outage everyone gets a whole lease to renew before anything is reaped.
-                patient = healthy_since is None or time.monotonic() - healthy_since < self.settings.lease_seconds
-                self.tick(reap=not patient)
-                healthy_since = healthy_since or time.monotonic()
+                if time.monotonic() < next_tick:
+                    self.dispatch()  # woken by a submit
+                else:
+                    # After an outage everyone gets a whole lease to renew before anything is reaped.
+                    patient = healthy_since is None or time.monotonic() - healthy_since < self.settings.lease_seconds
+                    next_tick = time.monotonic() + self.settings.reap_seconds * random.uniform(0.8, 1.2)
+                    self.tick(reap=not patient)
+                    healthy_since = healthy_since or time.monotonic()
             except (DBAPIError, PoolTimeout) as error:
                 healthy_since = None
                 log.warning("housekeeping: database away: %s", str(error).splitlines()[0])
             except OSError as error:
                 log.warning("housekeeping: storage: %s", error)
-            self._wake.wait(self.settings.reap_seconds * random.uniform(0.8, 1.2))
+            self._wake.wait(max(0.0, next_tick - time.monotonic()))
             self._wake.clear()
 
     def tick(self, *, reap: bool = True) -> None:
@@ -85,10 +90,11 @@ class Housekeeping:
                 break
 
 
-def _take_hints(session: Session, *, rehint_seconds: float, limit: int = 100) -> list[tuple[str, str]]:
-    """Stamp the jobs whose hint is due: (id, queue)."""
-    jobs = session.scalars(
-        select(Job)
+def _take_hints(session: Session, *, rehint_seconds: float, limit: int = 20) -> list[tuple[str, str]]:
+    """Stamp the jobs whose hint is due: (id, queue). Few at a time: a hint wakes a worker that idles, and it goes on by
+    itself until the queue is empty."""
+    due = session.execute(
+        select(Job.id, Job.queue)
         .where(
             Job.state.in_(("queued", "validating")),
             Job.desired == "run",
@@ -100,7 +106,6 @@ def _take_hints(session: Session, *, rehint_seconds: float, limit: int = 100) ->
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).all()
-    stamp = float(session.scalar(select(now())) or 0.0)
-    for job in jobs:
-        job.hinted_at = stamp
-    return [(job.id, job.queue) for job in jobs]
+    if due:
+        session.execute(update(Job).where(Job.id.in_([job_id for job_id, _ in due])).values(hinted_at=now()))
+    return [(job_id, queue) for job_id, queue in due]

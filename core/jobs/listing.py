@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select, func, select, tuple_
+from sqlalchemy import Select, and_, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from core.errors import InvalidRequest
@@ -91,17 +91,23 @@ def jobs(
 
 def queue_positions(session: Session, rows: Sequence[Job]) -> dict[str, int]:
     """1 for whoever is next. Jobs that nobody may claim now have no place."""
-    waiting = [job.id for job in rows if job.state in ("queued", "validating") and job.lease_owner is None]
+    waiting = [
+        job
+        for job in rows
+        if job.state in ("queued", "validating") and job.desired == "run" and job.lease_owner is None
+    ]
     if not waiting:
         return {}
+    in_line = and_(Job.state.in_(("queued", "validating")), Job.desired == "run", Job.lease_owner.is_(None))
+    if len(waiting) == 1:
+        (job,) = waiting
+        earlier = tuple_(Job.created_at, Job.id) < tuple_(job.created_at, job.id)
+        before = or_(Job.priority > job.priority, and_(Job.priority == job.priority, earlier))
+        return {job.id: 1 + (session.scalar(select(func.count()).where(in_line, Job.queue == job.queue, before)) or 0)}
     order = (Job.priority.desc(), Job.created_at, Job.id)
     place = func.row_number().over(partition_by=Job.queue, order_by=order).label("place")
-    queues = (
-        select(Job.id, place)
-        .where(Job.state.in_(("queued", "validating")), Job.desired == "run", Job.lease_owner.is_(None))
-        .subquery()
-    )
-    found = session.execute(select(queues.c.id, queues.c.place).where(queues.c.id.in_(waiting)))
+    queues = select(Job.id, place).where(in_line).subquery()
+    found = session.execute(select(queues.c.id, queues.c.place).where(queues.c.id.in_([job.id for job in waiting])))
     return {row.id: row.place for row in found}
 
 

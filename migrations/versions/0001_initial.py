@@ -20,6 +20,7 @@ TRANSITIONS = (
     ("stopping", "paused cancelled queued failed succeeded"),
     ("paused", "queued validating cancelled"),
 )
+WAITING = "state IN ('queued', 'validating') AND desired = 'run' AND lease_owner IS NULL"
 TRIGGER = {
     "sqlite": [
         """
@@ -208,7 +209,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.create_index("ix_jobs_claim", ["queue", "state", "priority", "created_at"], unique=False)
+        batch_op.create_index(
+            "ix_jobs_claim",
+            ["queue", sa.literal_column("priority DESC"), "created_at", "id"],
+            unique=False,
+            sqlite_where=sa.text(WAITING),
+            postgresql_where=sa.text(WAITING),
+        )
         batch_op.create_index("ix_jobs_lease", ["lease_expires_at"], unique=False)
         batch_op.create_index("ix_jobs_listing", ["project_id", "created_at", "id"], unique=False)
 

@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from core.jobs import idempotency, journal, registry
+from core.jobs.database import Database
 from core.jobs.dialect import now
 from core.jobs.tables import File, IdempotentRequest, Job, JobUse, Model
 from tests.apis import CHAT, TINY, Api, train
@@ -294,6 +295,22 @@ def test_places_in_the_queue(any_api: Api) -> None:
     any_api.http.post(f"/v1/jobs/{first}/pause")
     assert any_api.http.get(f"/v1/jobs/{first}").json()["queue_position"] is None
     assert any_api.http.get(f"/v1/jobs/{second}").json()["queue_position"] == 2
+
+
+def test_a_claim_reads_its_index(database_url: str) -> None:
+    """However long the queue is, the first job is one step away."""
+    database = Database(database_url)
+    explain = "EXPLAIN QUERY PLAN" if database_url.startswith("sqlite") else "EXPLAIN"
+    query = (
+        f"{explain} SELECT id FROM jobs WHERE queue = 'light' AND state IN ('queued', 'validating') "
+        "AND desired = 'run' AND lease_owner IS NULL ORDER BY priority DESC, created_at, id LIMIT 1"
+    )
+    with database.reading() as session:
+        plan = " ".join(str(tuple(row)) for row in session.execute(text(query)))
+    assert "ix_jobs_claim" in plan
+    assert "TEMP B-TREE" not in plan
+    assert "Sort" not in plan
+    database.close()
 
 
 # --- steering ---
