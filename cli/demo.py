@@ -61,7 +61,7 @@ class Scale:
 
 FULL = Scale(
     max_bytes=6_000_000,
-    max_pairs=1500,
+    max_pairs=1200,
     vocab_size=4096,
     preset="nano",
     sequences=8,
@@ -259,7 +259,13 @@ class Demo:
             training_file=file,
             suffix="helper",
             seed=7,
-            method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": self.scale.epochs}}},
+            method={
+                "type": "supervised",
+                "supervised": {
+                    # A model this small and young still learns fast.
+                    "hyperparameters": {"n_epochs": self.scale.epochs, "learning_rate_multiplier": 4}
+                },
+            },
             metadata=TAG,
         )
         began = time.monotonic()

@@ -13,6 +13,7 @@ PLAIN_LINE_SECONDS = 15.0
 PATIENCE_SECONDS = 60.0
 """How long a server may be away before we give up."""
 OVER = {"succeeded": ExitCode.DONE, "failed": ExitCode.JOB_FAILED, "cancelled": ExitCode.JOB_FAILED}
+PAST_EVENTS = 5
 SILENT = ("step", "started", "prepared")
 """Events that the bar already shows."""
 STATES = {
@@ -44,12 +45,12 @@ def follow(
     with display(session, margin=margin) as shown:
         while True:
             job: dict[str, Any] = look(session, f"jobs/{job_id}")
+            shown.show(job)
             if show_events:
-                for event in new_events(session, job_id, seen):
+                for event in new_events(session, job_id, seen) if seen else last_events(session, job_id):
                     seen = event["seq"]
                     if event["kind"] not in SILENT:
                         shown.tell(describe(event))
-            shown.show(job)
             if job["state"] in OVER:
                 return job
             if job["state"] == "paused":
@@ -89,6 +90,12 @@ def new_events(session: Session, job_id: str, seen: int) -> Iterator[dict[str, A
             yield event
         if not page.get("has_more") or not page["data"]:
             return
+
+
+def last_events(session: Session, job_id: str) -> list[dict[str, Any]]:
+    """What happened lately, in order: whoever comes late need not read it all."""
+    page = look(session, f"jobs/{job_id}/events", limit=PAST_EVENTS, order="desc")
+    return list(reversed(page["data"]))
 
 
 def describe(event: dict[str, Any]) -> str:

@@ -83,7 +83,9 @@ def test_ctrl_c_detaches(service: FakeService, run: Run, monkeypatch: pytest.Mon
 def test_events_are_told_once_and_in_order(service: FakeService, run: Run) -> None:
     says(service, a_job(), a_job(), a_job(state="succeeded"))
     first = [an_event(1, "state", "queued"), an_event(2, "warned", "low on disk", level="warn")]
-    service.says(f"GET /v1/jobs/{JOB}/events", a_page(*first), a_page(an_event(3, "saved", "Checkpoint")), a_page())
+    service.says(
+        f"GET /v1/jobs/{JOB}/events", a_page(*first[::-1]), a_page(an_event(3, "saved", "Checkpoint")), a_page()
+    )
     lines = run("jobs", "watch", JOB).err.splitlines()
     assert [line for line in lines if line in ("queued", "warning: low on disk", "Checkpoint")] == [
         "queued",
@@ -92,6 +94,7 @@ def test_events_are_told_once_and_in_order(service: FakeService, run: Run) -> No
     ]
     asked = [a.query.get("after") for a in service.asked if a.path.endswith("/events")]
     assert asked == [None, "2", "3"]
+    assert [a.query["order"] for a in service.asked if a.path.endswith("/events")] == ["desc", "asc", "asc"]
 
 
 def test_json_is_a_job_a_line(service: FakeService, run: Run) -> None:
