@@ -8,6 +8,7 @@ when it is gone, the child ends at once. By hand, with a terminal or a file as s
 
 import ctypes
 import errno
+import json
 import os
 import signal
 import stat
@@ -15,13 +16,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from core.errors import CoreError, StorageFull
 from core.events import Failed, Finished
-from core.run_dir import RunDir
+from core.run_dir import LOG, RunDir
 
 PR_SET_PDEATHSIG = 1
 TRACE_CHARACTERS = 4000
@@ -48,11 +50,41 @@ class Stop:
             raise Interrupted
 
 
+@dataclass(frozen=True)
+class Order:
+    """What a warm spare is told when there is work for it."""
+
+    run_dir: Path
+    threads: int
+
+
+def wait_as_spare() -> Order:
+    """For a process that was started before its work was known, with everything imported: wait on standard input for
+    one line `{"run_dir": …, "env": {…}, "threads": …}`, then live as if it had been started for that run.
+
+    The end of standard input means that there will be no work.
+    """
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(0)
+    order = json.loads(line)
+    for name, value in order["env"].items():
+        os.putenv(name, value)  # for libraries that read it at first use; nothing of ours does
+    os.chdir(order["run_dir"])
+    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    return Order(Path(order["run_dir"]), order["threads"])
+
+
 def run(main: Callable[[RunDir, Stop], None], run_dir: Path | None = None) -> NoReturn:
     """Run `main` and exit: 0 when it returns or was interrupted, 1 after a `Failed` event.
 
-    `run_dir` is the program's only command-line argument unless it is given (a warm spare learns it later).
+    `run_dir` is the program's only command-line argument unless it is given; with `--spare` it is learnt later.
     """
+    if run_dir is None and sys.argv[1:] == ["--spare"]:
+        run_dir = wait_as_spare().run_dir
     if run_dir is None and len(sys.argv) != 2:
         sys.exit("give one argument: the run directory")
     where = RunDir((run_dir or Path(sys.argv[1])).resolve())

@@ -32,8 +32,8 @@ class Main:
     """The main process: made before the pool, so that its pool processes inherit the pipe and the name."""
 
     def __init__(self, queues: set[str]) -> None:
-        self.trains = TRAIN in queues
-        kind = "train" if self.trains else "light"
+        self.queues = queues
+        kind = "train" if TRAIN in queues else "light"
         self.name = f"{kind}@{socket.gethostname()}:{os.getpid()}"
         self.drained, self.drain = os.pipe()
         self.keeping: list[Housekeeping | Heartbeat] = []
@@ -42,7 +42,7 @@ class Main:
         database = Database(settings().database_url, pool_size=2)
         self.keeping = [
             Housekeeping(database, app, open_storage(settings().storage_url), settings()),
-            Heartbeat(database, self.name, settings(), trains=self.trains, version=version("weightsmith")),
+            Heartbeat(database, self.name, settings(), trains=TRAIN in self.queues, version=version("weightsmith")),
         ]
         for thread in self.keeping:
             thread.start()
@@ -85,12 +85,12 @@ def _in_a_pool_process(**_: Any) -> None:
     global _place
     assert _main is not None
     os.close(_main.drain)
-    _place = Place(settings(), app, worker=_main.name, drain=Drain(_main.drained), trains=_main.trains)
+    _place = Place(settings(), app, worker=_main.name, queues=_main.queues, drain=Drain(_main.drained))
 
 
 def _out_of_a_pool_process(**_: Any) -> None:
-    if _place is not None and _place.spare is not None:
-        _place.spare.close()
+    if _place is not None:
+        _place.close()
 
 
 def _ready(**_: Any) -> None:

@@ -17,6 +17,8 @@ from core.storage import Storage
 from core.training import plan as planning
 from core.training.plan import Plan, Preparation, Slot
 
+PREPARE, TRAIN, TRAIN_TOKENIZER = "core.data.prepare", "core.training.run", "core.data.train_tokenizer"
+"""modules that run as programs in a run directory (core/run_dir.py)"""
 MAX_KNOWN_DATASETS = 10_000
 
 
@@ -51,15 +53,15 @@ def gather(session: Session, storage: Storage, claim: Claim, slot: Slot | None) 
     job = store.held(session, claim)
     spec = store.spec_of(job)
     if isinstance(spec, TokenizerSpec):
-        return Work(spec, "core.data.train_tokenizer", RunInputs(files=_files(session, storage, spec)))
+        return Work(spec, TRAIN_TOKENIZER, RunInputs(files=_files(session, storage, spec)))
     if claim.stage == "validating":
-        return Work(spec, "core.data.prepare", _inputs_to_prepare(session, storage, job, spec))
+        return Work(spec, PREPARE, _inputs_to_prepare(session, storage, job, spec))
     assert slot is not None, "the train queue is claimed with a slot in hand"
     preparation = Preparation.model_validate(job.preparation)
     plan = _plan(job, spec, preparation, slot)
     store.fix_plan(session, claim, plan.model_dump(mode="json"))
     inputs = _inputs_to_train(session, storage, job, spec, preparation)
-    return Work(spec, "core.training.run", inputs, obeyed(plan, slot), preparation, _seconds_before(session, claim))
+    return Work(spec, TRAIN, inputs, obeyed(plan, slot), preparation, _seconds_before(session, claim))
 
 
 def _seconds_before(session: Session, claim: Claim) -> float:

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,16 +11,16 @@ from types import FrameType
 
 from celery import Celery
 
+from core.jobs import store
 from core.jobs.database import Database
 from core.run_dir import LOG
 from core.settings import Settings
 from core.storage import open_storage
 from worker import child
 from worker.child import Child
+from worker.inputs import PREPARE, TRAIN
 from worker.slots import Slots, shares
 from worker.spare import Spare
-
-TRAINER = "core.training.run"
 
 
 class Drain:
@@ -57,33 +58,51 @@ class Drain:
 class Place:
     """Made in the pool process, after the fork."""
 
-    def __init__(self, settings: Settings, celery: Celery, *, worker: str, drain: Drain, trains: bool) -> None:
+    def __init__(self, settings: Settings, celery: Celery, *, worker: str, queues: set[str], drain: Drain) -> None:
         self.settings, self.celery, self.drain = settings, celery, drain
         self.name = f"{worker}/{os.getpid()}"
         self.database = Database(settings.database_url, pool_size=2)
         self.storage = open_storage(settings.storage_url)
         self.light_threads = max(1, (os.cpu_count() or 1) // 2)
-        self.slots: Slots | None = None
-        self.spare: Spare | None = None
-        if trains:
-            self.slots = Slots(settings.scratch_dir / "slots", shares(settings))
-            if settings.warm_spare:
-                self.spare = Spare(
-                    TRAINER,
-                    settings.scratch_dir / "spares" / str(os.getpid()),
-                    threads=self.slots.shares[0].slot.threads,
-                    user=settings.child_user,
-                    descriptors=self.slots.descriptors,
-                )
-                self.spare.warm()
+        self.slots = Slots(settings.scratch_dir / "slots", shares(settings)) if store.TRAIN in queues else None
+        self.user = settings.child_user if os.geteuid() == 0 else None
+        self.spares: dict[str, Spare] = {}
+        if settings.warm_spare:
+            if self.slots is not None:
+                self._keep_spare(TRAIN, threads=self.slots.shares[0].slot.threads)
+            if store.LIGHT in queues:
+                self._keep_spare(PREPARE, threads=self.light_threads)
+
+    def _keep_spare(self, program: str, *, threads: int) -> None:
+        folder = self.settings.scratch_dir / "spares" / str(os.getpid()) / program
+        self.spares[program] = Spare(program, folder, threads=threads, user=self.user, descriptors=self.descriptors)
+        self.spares[program].warm()
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The slot files, which every child holds open."""
+        return self.slots.descriptors if self.slots else ()
 
     def start(self, program: str, run_dir: Path, *, env: Mapping[str, str], threads: int) -> Child:
-        """Start a child that holds this process's slot files."""
-        return Child(
+        """A child that works in `run_dir`: the warm spare where there is one, else a fresh process."""
+        spare = self.spares.get(program)
+        ready = spare.hand_over(run_dir, env=env, threads=threads) if spare else None
+        return ready or Child(
             child.command(program, str(run_dir)),
             env={**child.environment(threads=threads), **env},
             log=run_dir / LOG,
             cwd=run_dir,
-            user=self.settings.child_user if os.geteuid() == 0 else None,
-            descriptors=self.slots.descriptors if self.slots else (),
+            user=self.user,
+            descriptors=self.descriptors,
         )
+
+    def warm(self) -> None:
+        """Have a spare ready again for each program."""
+        for spare in self.spares.values():
+            if not self.drain.requested():
+                spare.warm()
+
+    def close(self) -> None:
+        for spare in self.spares.values():
+            spare.close()
+        shutil.rmtree(self.settings.scratch_dir / "spares" / str(os.getpid()), ignore_errors=True)

@@ -109,9 +109,7 @@ class Supervisor:
         path = self.run_dir.path
         env = {"HOME": str(path), "TMPDIR": str(path / "tmp")} | (self.share.env if self.share else {})
         threads = self.work.plan.threads if self.work.plan else self.place.light_threads
-        if self.claim.stage == "running" and isinstance(self.work.spec, TrainSpec) and self.place.spare is not None:
-            self.child = self.place.spare.hand_over(path, env=env, threads=threads)
-        self.child = self.child or self.place.start(self.work.program, path, env=env, threads=threads)
+        self.child = self.place.start(self.work.program, path, env=env, threads=threads)
         log.info("%s: attempt %d is process %d", self.claim.job_id, self.claim.fence, self.child.pid)
 
     # --- while it runs ---
@@ -131,8 +129,8 @@ class Supervisor:
             self.heard_at = time.monotonic()
             if isinstance(event, Finished | Prepared | Failed):
                 self.last_word = event
-            elif event.kind == "step" and self.place.spare is not None:
-                self.place.spare.warm()  # the next run's, now that this one has its share of the processor
+            elif event.kind == "step":
+                self.place.warm()  # for the next run, now that this one has started
 
     def _steer(self, running: Child) -> None:
         """Pass on what the user, the operator and the clock want."""
@@ -317,6 +315,7 @@ class Supervisor:
         """Nothing stays behind on scratch, and nobody stays alive. False: the child does not die."""
         died = self.child is None or self.child.kill()
         self.recorder.close()
+        self.place.warm()
         shutil.rmtree(self.run_dir.path, ignore_errors=True)
         for folder in (self.folder, self.folder.parent):
             if folder.is_dir() and not any(folder.iterdir()):

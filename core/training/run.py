@@ -5,7 +5,6 @@ for one line `{"run_dir": …, "env": {…}, "threads": n}`, takes these, and go
 """
 
 import faulthandler
-import json
 import os
 import random
 import signal
@@ -26,7 +25,7 @@ from core.events import Entered, Resumed, Started
 from core.job_spec import AdamW, RandomModel, TrainSpec
 from core.models.transformer import Decoder
 from core.models.weights import load_model
-from core.run_dir import LOG, PLAN, PREPARATION, SPEC, RunDir, RunInputs
+from core.run_dir import PLAN, PREPARATION, SPEC, RunDir, RunInputs
 from core.training import checkpoint, loop, optimizers, samples
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan, Preparation
@@ -174,22 +173,11 @@ def assemble(
 
 
 def wait_as_spare() -> NoReturn:
-    """Everything is imported. Wait for a run directory; the end of standard input means that there will be none."""
+    """Everything is imported, and what torch imports late too. Wait for a run directory."""
     warm_up()
-    line = sys.stdin.readline()
-    if not line:
-        sys.exit(0)
-    order = json.loads(line)
-    for name, value in order.get("env", {}).items():
-        os.putenv(name, value)  # for what torch's libraries read when a device is first used; nothing of ours reads it
-    torch.set_num_threads(order["threads"])
-    run_dir = Path(order["run_dir"])
-    os.chdir(run_dir)
-    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    child.run(main, run_dir)
+    order = child.wait_as_spare()
+    torch.set_num_threads(order.threads)
+    child.run(main, order.run_dir)
 
 
 def warm_up() -> None:

@@ -153,7 +153,7 @@ def test_accidents_do_not_change_a_bit(world: World, name: str) -> None:
 def test_a_run_that_hangs_is_ended_and_resumes(lab: Lab, world: World) -> None:
     undisturbed = lab.finish(lab.submit())
     world.close()
-    world.worker = lab.stack.start_worker("impatient", step_timeout_seconds=8.0)
+    world.worker = lab.stack.start_worker("impatient", step_timeout_seconds=15.0)
     job_id = lab.submit()
     lab.wait_until_somewhere(job_id)
     lab.trainer().suspend()

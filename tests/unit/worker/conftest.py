@@ -38,7 +38,7 @@ class PlaceWithFakes(Place):
     started: list[Child]
 
     def start(self, program: str, run_dir: Path, *, env: Mapping[str, str], threads: int) -> Child:
-        child = super().start(FAKE, run_dir, env=env, threads=threads)
+        child = super().start(program if program in self.spares else FAKE, run_dir, env=env, threads=threads)
         self.started.append(child)
         return child
 
@@ -50,7 +50,11 @@ class Bench:
         self.read, self.written = os.pipe()
         self.hints = Hints()
         self.place = PlaceWithFakes(
-            settings, cast(Celery, self.hints), worker="train@here:1", drain=Drain(self.read), trains=True
+            settings,
+            cast(Celery, self.hints),
+            worker="train@here:1",
+            queues={store.LIGHT, store.TRAIN},
+            drain=Drain(self.read),
         )
         self.place.started = []
         self.settings, self.database, self.storage = settings, self.place.database, self.place.storage
@@ -93,8 +97,7 @@ class Bench:
         if self.written >= 0:
             os.close(self.written)
         os.close(self.read)
-        if self.place.spare is not None:
-            self.place.spare.close()
+        self.place.close()
         assert self.place.slots is not None
         self.place.slots.close()
         self.database.close()

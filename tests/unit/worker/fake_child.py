@@ -25,7 +25,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from core import child
@@ -171,10 +170,4 @@ def main(run_dir: RunDir, stop: child.Stop) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--spare"]:
-        order = json.loads(sys.stdin.readline() or "null")
-        if order is None:
-            sys.exit(0)
-        os.environ.update(order["env"])
-        child.run(main, Path(order["run_dir"]))
     child.run(main)

@@ -22,7 +22,8 @@ from core.settings import Settings
 from tests.jobs import attempts, check_invariants, events, look, losses, submit, train_spec
 from tests.services import wait_until
 from tests.unit.worker.conftest import Bench
-from worker import outcome, supervisor
+from worker import inputs, outcome, supervisor
+from worker import place as places
 
 WHOLE_RUN: list[list[Any]] = [
     *(["steps", 5], ["save"], ["steps", 5], ["save"], ["steps", 5], ["save"]),
@@ -510,13 +511,20 @@ def test_nothing_of_the_child_survives_it(bench: Bench) -> None:
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_spare_takes_the_run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.place.TRAINER", "tests.unit.worker.fake_child")
+def test_spares_take_both_stages_and_are_replaced(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "PREPARE", "tests.unit.worker.fake_child")
+    monkeypatch.setattr(inputs, "TRAIN", "tests.unit.worker.other_fake_child")
+    monkeypatch.setattr(places, "PREPARE", "tests.unit.worker.fake_child")
+    monkeypatch.setattr(places, "TRAIN", "tests.unit.worker.other_fake_child")
     bench = Bench(settings.model_copy(update={"warm_spare": True}))
-    job = bench.do(["say", "hello\n"], *WHOLE_RUN)
+    waiting = {spare._waiting[0].pid for spare in bench.place.spares.values() if spare._waiting}
+    job_id = bench.submit(["say", "hello\n"], *WHOLE_RUN)
+    bench.work("light", "train")
+    job = look(bench.database, job_id)
     assert job.state == "succeeded", job.error_message
     assert log_of(bench, job) == "hello\n"
-    assert bench.place.started == [], "no other process was started"
+    assert {child.pid for child in bench.place.started} == waiting
+    assert all(spare._waiting for spare in bench.place.spares.values())
     bench.close()
 
 
