@@ -6,6 +6,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from fastapi import APIRouter
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -21,8 +22,8 @@ USUAL_VOCABULARY = 8192
 
 
 @router.get("", summary="Families, presets, objectives, formats, optimizers, schedules, metrics, with JSON schemas")
-def get_catalog(caller: Reader) -> dict[str, Any]:
-    return catalog()
+async def get_catalog(caller: Reader) -> JSONResponse:
+    return JSONResponse(catalog())
 
 
 @cache

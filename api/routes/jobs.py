@@ -119,7 +119,8 @@ def _create(session: Session, project_id: str, spec: JobSpec, sent: Sending, *, 
     made = idempotency.claim(session, project_id, sent, object_id=job_id)
     if made is not None:
         return shown_whole(session, store.get(session, project_id, made))
-    return shown_whole(session, submit.submit(session, project_id, spec, job_id=job_id, parent_id=parent_id))
+    row = submit.submit(session, project_id, spec, job_id=job_id, parent_id=parent_id)
+    return views.job(row, queue_position=listing.queue_positions(session, [row]).get(row.id), history=[])
 
 
 def shown_whole(session: Session, row: Job) -> JobOut:

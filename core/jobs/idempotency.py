@@ -7,7 +7,7 @@ key, but says that it is a repetition: then the same bytes from the same API key
 import hashlib
 from dataclasses import dataclass
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from core.errors import Conflict
@@ -47,14 +47,18 @@ def claim(session: Session, project_id: str, sending: Sending, *, object_id: str
     Raises:
         Conflict: code `idempotency_conflict`: the key was used for another request.
     """
-    _forget_old(session, project_id, sending)
     row = IdempotentRequest(
         project_id=project_id, key=sending.key, body_sha256=sending.body_sha256, object_id=object_id
     )
     if insert_unless_there(session, row):
         return None
-    made = session.get(IdempotentRequest, (project_id, sending.key), populate_existing=True)
-    assert made is not None
+    remembered = REMEMBERED_SECONDS if sending.chosen else REPEATED_SECONDS
+    age = now() - IdempotentRequest.created_at
+    there = (IdempotentRequest.project_id == project_id, IdempotentRequest.key == sending.key)
+    made, seconds = session.execute(select(IdempotentRequest, age).where(*there)).one()
+    if seconds > remembered:
+        _rename(session, made, sending, object_id)
+        return None
     if made.body_sha256 != sending.body_sha256:
         raise Conflict(
             "This Idempotency-Key was used for another request.",
@@ -63,25 +67,14 @@ def claim(session: Session, project_id: str, sending: Sending, *, object_id: str
         )
     if sending.chosen or sending.repeated:
         return made.object_id
-    # The same bytes, sent anew on purpose: this one is what a repetition will mean from now on.
-    session.execute(
-        update(IdempotentRequest)
-        .where(IdempotentRequest.project_id == project_id, IdempotentRequest.key == sending.key)
-        .values(object_id=object_id, created_at=now())
-    )
+    _rename(session, made, sending, object_id)
     return None
 
 
-def _forget_old(session: Session, project_id: str, sending: Sending) -> None:
-    """A key that nobody remembers is free again."""
-    age = REMEMBERED_SECONDS if sending.chosen else REPEATED_SECONDS
-    session.execute(
-        delete(IdempotentRequest).where(
-            IdempotentRequest.project_id == project_id,
-            IdempotentRequest.key == sending.key,
-            IdempotentRequest.created_at < now() - age,
-        )
-    )
+def _rename(session: Session, made: IdempotentRequest, sending: Sending, object_id: str) -> None:
+    """From now on the key means the new object: it was forgotten, or the same bytes were sent anew on purpose."""
+    made.body_sha256, made.object_id = sending.body_sha256, object_id
+    made.created_at = float(session.scalar(select(now())) or 0.0)
 
 
 def forget(session: Session) -> None:
