@@ -14,8 +14,8 @@ PRESETS: dict[str, Dimensions] = {
     # name: about how many parameters with a vocabulary of 8192
     "nano": Dimensions(hidden_size=128, num_layers=4, num_heads=4, num_kv_heads=2, context_length=512),  # 1.8 M
     "micro": Dimensions(hidden_size=192, num_layers=6, num_heads=6, num_kv_heads=2, context_length=512),  # 4 M
-    "mini": Dimensions(hidden_size=384, num_layers=6, num_heads=6, num_kv_heads=2, context_length=1024),  # 12 M
-    "small": Dimensions(hidden_size=512, num_layers=12, num_heads=8, num_kv_heads=4, context_length=2048),  # 38 M
+    "mini": Dimensions(hidden_size=384, num_layers=6, num_heads=6, num_kv_heads=2, context_length=1024),  # 13 M
+    "small": Dimensions(hidden_size=512, num_layers=12, num_heads=8, num_kv_heads=4, context_length=2048),  # 39 M
     "medium": Dimensions(hidden_size=768, num_layers=16, num_heads=12, num_kv_heads=4, context_length=2048),  # 0.1 B
     "large": Dimensions(hidden_size=1024, num_layers=24, num_heads=16, num_kv_heads=4, context_length=4096),  # 0.3 B
     "xl": Dimensions(hidden_size=2048, num_layers=20, num_heads=16, num_kv_heads=8, context_length=4096),  # 0.9 B
