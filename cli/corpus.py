@@ -76,11 +76,11 @@ def from_path(path: Path, *, max_bytes: int, max_pairs: int) -> Corpus:
     pairs = _some(_docstring_pairs(_texts(python)), max_pairs)
     if len(pairs) < MIN_PAIRS:
         pairs = _some(_paragraph_pairs(documents), max_pairs)
-    return Corpus(_name(path), documents, pairs, prompt=" ".join(documents[0].split()[:4]))
+    return Corpus(fit_for_name(path), documents, pairs, prompt=" ".join(documents[0].split()[:4]))
 
 
-def _name(path: Path) -> str:
-    """Fit for a part of a model's name."""
+def fit_for_name(path: Path) -> str:
+    """A file's name as a part of a model's name."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", path.resolve().stem).strip("-.")[:40] or "text"
 
 

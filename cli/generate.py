@@ -30,7 +30,7 @@ def generate(
     top_p: TopP = 1.0,
     seed: Seed = None,
     stop: Stop = None,
-    n: Annotated[int, typer.Option("-n-best", "--samples", help="How many texts.", min=1, max=16)] = 1,
+    n: Annotated[int, typer.Option("--samples", help="How many texts.", min=1, max=16)] = 1,
     stream: Stream = True,
 ) -> None:
     """Let a model continue a text.

@@ -7,6 +7,7 @@ child that ignores a closed standard input can be left behind by kill -9 of its 
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,15 +114,15 @@ class Child:
 
     def start(self) -> None:
         """Start it. Call from the main thread."""
-        _cut(self.log)
         self._process = spawn(
             self.command, log=self.log, environment=self.environment, cwd=self.cwd, pass_fds=self.pass_fds
         )
         self._started_at = time.monotonic()
 
     def look(self, tell: Callable[[str], None]) -> None:
-        """Notice that it died, and start it again when its backoff is over."""
+        """Notice that it died, start it again when its backoff is over, and keep its log short."""
         now = time.monotonic()
+        _cut(self.log)
         if self._process is None:
             if now >= self._again_at:
                 self.start()
@@ -190,6 +191,7 @@ def process_exists(pid: int) -> bool:
 
 
 def _cut(log: Path) -> None:
-    """Keep one old log when the new one has grown."""
+    """Put a log that has grown aside. Its writers append, so they go on at the beginning."""
     if log.exists() and log.stat().st_size > LOG_BYTES:
-        log.replace(log.with_suffix(".old.log"))
+        shutil.copyfile(log, log.with_suffix(".old.log"))
+        os.truncate(log, 0)

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -65,9 +66,10 @@ class Session:
         return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     def say(self, text: str) -> None:
-        """Tell a person something that is no data."""
+        """Tell a person something that is no data. Nobody may be listening any more."""
         if not self.quiet:
-            typer.echo(text, err=True)
+            with suppress(OSError):
+                typer.echo(text, err=True)
 
     def listing(self, page: Any, columns: Mapping[str, Column], *, empty: str) -> None:
         """A page of a list: rows by column."""

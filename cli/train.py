@@ -29,7 +29,7 @@ def train(
     epochs: Annotated[float | None, typer.Option(help="Default: 1, or 3 to fine-tune.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Default: by size.")] = None,
     validation: Annotated[float, typer.Option(help="Part of the data that is held out.", min=0.0, max=0.5)] = 0.02,
-    suffix: Annotated[str | None, typer.Option(help="Part of the model's name.")] = None,
+    suffix: Annotated[str | None, typer.Option(help="Part of the model's name. Default: the file's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     detach: Annotated[bool, typer.Option("--detach", help="Do not follow it.")] = False,
 ) -> None:
@@ -40,6 +40,7 @@ def train(
       weightsmith train --data plays.txt --preset nano --steps 300
       weightsmith train --data chats.jsonl --from pt:default:plays:1a2b3c4d
     """
+    from cli.corpus import fit_for_name
     from cli.jobs import attend
 
     session = session_of(ctx)
@@ -63,7 +64,7 @@ def train(
     }
     if learning_rate is not None:
         spec["optimizer"] = {"kind": "adamw", "learning_rate": learning_rate}
-    if suffix:
+    if suffix := suffix or next((fit_for_name(Path(place)) for place in data if Path(place).is_file()), None):
         spec["suffix"] = suffix
     job = session.client.post("jobs", spec)
     if not session.json:

@@ -92,8 +92,8 @@ def run(session: Session, cleanup: contextlib.ExitStack, *, host: str, port: int
             session.say(f"Anyone who can reach {host} can talk to it, and keys travel unencrypted: put TLS before it.")
         stack.start(address, lambda: prepare_database(stack.settings, f"{address}/v1"))
         state({"pid": os.getpid(), "sockets": str(sockets), "ready": True, "base_url": f"{address}/v1"})
-        typer.echo(summary(folder, address, time.monotonic() - began))
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # whoever read it may have left
+            typer.echo(summary(folder, address, time.monotonic() - began))
         stack.watch()
     except Stopping:
         stack.stop()

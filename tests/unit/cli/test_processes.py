@@ -131,14 +131,23 @@ def test_signals_are_noted_and_felt_at_the_next_pause() -> None:
             signal.signal(number, handler)
 
 
-def test_a_grown_log_is_put_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_grown_log_is_put_aside_under_the_feet_of_its_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "LOG_BYTES", 10)
-    child = a_child(tmp_path, SLEEP)
-    child.log.write_text("a long story\n")
+    program = """
+import pathlib, time
+print('a long story', flush=True)
+while not pathlib.Path('go').exists():
+    time.sleep(0.01)
+print('end')
+"""
+    child = a_child(tmp_path, [sys.executable, "-I", "-S", "-c", program])
     child.start()
-    child.kill()
+    wait_until(lambda: "story" in child.log_tail(), what="it has written")
+    child.look(print)
+    (tmp_path / "go").touch()
+    wait_until(lambda: not child.running, what="it ends")
     assert (tmp_path / "thing.old.log").read_text() == "a long story\n"
-    assert child.log.read_text() == ""
+    assert child.log.read_bytes() == b"end\n"
 
 
 def test_exit_statuses_have_words() -> None:

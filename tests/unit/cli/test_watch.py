@@ -112,6 +112,13 @@ def test_a_terminal_gets_a_bar(service: FakeService, run: Run) -> None:
     assert "training" in ran.err
 
 
+@pytest.mark.usefixtures("terminal")
+def test_a_dumb_terminal_gets_lines(service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    says(service, a_job(phase="training"), a_job(state="succeeded"))
+    assert run("jobs", "watch", JOB).err.startswith("training\n")
+
+
 def test_a_server_that_restarts_is_asked_again(service: FakeService, run: Run) -> None:
     away = (503, {"error": {"message": "away"}})
     says(service, a_job(), away, away, a_job(state="succeeded"))
