@@ -6,12 +6,13 @@ import socket
 import threading
 from collections.abc import Callable
 
+import psutil
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from core.jobs import workers
+from core.jobs import store, workers
 from core.jobs.database import Database
 from core.jobs.tables import Job
 from core.settings import Settings
@@ -52,8 +53,14 @@ class Heartbeat:
             log.warning("no heartbeat, the database is away: %s", str(error).splitlines()[0])
 
     def _beat(self, session: Session) -> None:
-        held = select(Job.id).where(Job.lease_owner.startswith(f"{self.name}/", autoescape=True)).order_by(Job.id)
-        jobs = list(session.scalars(held))
+        held = select(Job).where(Job.lease_owner.startswith(f"{self.name}/", autoescape=True)).order_by(Job.id)
+        jobs = []
+        for job in session.scalars(held):
+            owner = str(job.lease_owner)
+            if psutil.pid_exists(int(owner.rpartition("/")[2])):
+                jobs.append(job.id)
+            else:
+                store.expire(session, owner)
         slots = [
             slot | {"job_id": job} for slot, job in zip(self.slots, [*jobs, *[None] * len(self.slots)], strict=False)
         ]

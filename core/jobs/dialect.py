@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Engine, Float, event
+from sqlalchemy import Boolean, Connection, Engine, Float, event, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -24,6 +24,11 @@ def _now_postgresql(element: now, compiler: Any, **kw: Any) -> str:
 @compiles(now, "sqlite")
 def _now_sqlite(element: now, compiler: Any, **kw: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def clock(session: Session) -> float:
+    """What time it is, by the database."""
+    return float(session.scalar(select(now())) or 0.0)
 
 
 class needs_gpu(FunctionElement[bool]):

@@ -22,7 +22,7 @@ from core.events import (
     Warned,
 )
 from core.jobs import metrics
-from core.jobs.dialect import now
+from core.jobs.dialect import clock
 from core.jobs.tables import Attempt, Job, JobEvent, LogChunk
 
 Level = Literal["info", "warn", "error"]
@@ -71,7 +71,7 @@ def record(session: Session, job: Job, events: Sequence[Event], *, offset: int) 
         metrics.append(session, job.id, job.fence, points)
         job.latest = job.latest | {name: series[-1][1] for name, series in points.items()}
     if events:
-        job.progress_at = float(session.scalar(select(now())) or 0.0)
+        job.progress_at = clock(session)
     session.execute(
         update(Attempt).where(Attempt.job_id == job.id, Attempt.fence == job.fence).values(event_offset=offset)
     )

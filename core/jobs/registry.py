@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from core.errors import Conflict, NotFound
 from core.events import Saved
 from core.jobs import journal
-from core.jobs.dialect import insert_unless_there, now
+from core.jobs.dialect import clock, insert_unless_there
 from core.jobs.ids import new_id, random_text
 from core.jobs.states import TERMINAL
 from core.jobs.tables import Alias, Attempt, Checkpoint, Dataset, Job, JobUse, Model, Project, TokenizerRow, Worker
@@ -132,7 +132,7 @@ def commit_checkpoint(session: Session, job: Job, saved: Saved, *, storage_key: 
 def reject_newest_checkpoint(session: Session, job: Job, why: str) -> None:
     """It cannot be used: hide it, and let the job go on from the one before it, or from the start."""
     broken = session.get_one(Checkpoint, job.checkpoint_id)
-    broken.deleted_at = float(session.scalar(select(now())) or 0.0)
+    broken.deleted_at = clock(session)
     before = session.scalar(
         select(Checkpoint)
         .where(Checkpoint.job_id == job.id, Checkpoint.deleted_at.is_(None), Checkpoint.id != broken.id)
@@ -165,7 +165,7 @@ def retire_checkpoints(session: Session, job: Job, *, keep: int, keep_best: bool
         if row.id == job.checkpoint_id or (keep_best and row.best):
             continue
         if not users_of(session, row.id) and not _is_loaded(session, row.storage_key):
-            row.deleted_at = float(session.scalar(select(now())) or 0.0)
+            row.deleted_at = clock(session)
 
 
 def add_model(
@@ -214,8 +214,8 @@ def add_tokenizer(
 
 def add_dataset(session: Session, hash: str, *, storage_key: str, size_bytes: int) -> None:
     """From now on the token dataset exists. Another job may have made the same one meanwhile."""
-    clock = float(session.scalar(select(now())) or 0.0)
-    insert_unless_there(session, Dataset(hash=hash, storage_key=storage_key, size_bytes=size_bytes, created_at=clock))
+    row = Dataset(hash=hash, storage_key=storage_key, size_bytes=size_bytes, created_at=clock(session))
+    insert_unless_there(session, row)
 
 
 def get_tokenizer(session: Session, project_id: str, tokenizer_id: str) -> TokenizerRow:
@@ -271,7 +271,7 @@ def delete(session: Session, row: Any, object_id: str) -> None:
             "cancel them or wait until they are over.",
             code="in_use",
         )
-    row.deleted_at = float(session.scalar(select(now())) or 0.0)
+    row.deleted_at = clock(session)
 
 
 def _is_loaded(session: Session, storage_key: str) -> bool:

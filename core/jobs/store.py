@@ -16,7 +16,7 @@ from core.errors import Conflict, LeaseLost, NotFound
 from core.events import Failed, Finished
 from core.job_spec import JOB_SPEC, JobSpec
 from core.jobs import journal, retry
-from core.jobs.dialect import needs_gpu, now
+from core.jobs.dialect import clock, needs_gpu, now
 from core.jobs.ids import new_id
 from core.jobs.states import LEASED, TERMINAL, JobState
 from core.jobs.tables import Attempt, Checkpoint, Job, JobUse
@@ -90,10 +90,8 @@ def request_cancel(session: Session, project_id: str, job_id: str) -> Job:
     """Cancel at once where nobody holds a lease; else ask the holder, who looks every second."""
     job = _locked(session, project_id, job_id)
     if job.state in TERMINAL or job.desired == "cancel":
-        raise Conflict(
-            f"Job {job_id} is {_shown(job)} and can no longer be cancelled.",
-            code="job_not_cancellable",
-        )
+        said = f"Job {job_id} is {_shown(job)} and can no longer be cancelled."
+        raise Conflict(said, code="job_not_cancellable")
     job.desired = "cancel"
     if job.lease_owner is None:
         _move(session, job, "cancelled", "Cancelled")
@@ -170,7 +168,7 @@ def claim(session: Session, *, queue: str, worker: str, lease_seconds: float, gp
     session.add(Attempt(job_id=job.id, fence=job.fence, stage=stage, worker=worker, first_step=resumes_at))
     if stage == "running":
         job.step = resumes_at
-        job.started_at = job.started_at or _clock(session)
+        job.started_at = job.started_at or clock(session)
         _move(session, job, "running", f"Attempt {job.fence} runs on {worker}")
     else:
         journal.append(session, job, "validating", f"Validating the data on {worker}")
@@ -277,6 +275,11 @@ def fail(session: Session, claim: Claim, failure: Failed, *, max_attempts: int, 
 # --- what the reaper does ---
 
 
+def expire(session: Session, owner: str) -> None:
+    """This holder is known to be dead: its lease need not be waited for."""
+    session.execute(update(Job).where(Job.lease_owner == owner).values(lease_expires_at=now() - 1.0))
+
+
 def reap(session: Session, *, max_attempts: int, retry_base_seconds: float) -> list[str]:
     """End the attempts whose lease ran out. Bumps the fence, so the old holder can write nothing more."""
     expired = session.scalars(
@@ -314,10 +317,6 @@ def _shown(job: Job) -> str:
     return "being cancelled" if job.desired == "cancel" and job.state not in TERMINAL else job.state
 
 
-def _clock(session: Session) -> float:
-    return float(session.scalar(select(now())) or 0.0)
-
-
 def _move(
     session: Session,
     job: Job,
@@ -332,8 +331,8 @@ def _move(
     if to not in ("running", "stopping"):  # nobody enters `validating` by a move and holds a lease
         job.lease_owner = job.lease_expires_at = None
     if to in TERMINAL:
-        job.phase, job.finished_at = None, _clock(session)
-    journal.append(session, job, "state", message, level=level, data={**(data or {}), "state": to})
+        job.phase, job.finished_at = None, clock(session)
+    journal.append(session, job, "state", message, level=level, data=(data or {}) | {"state": to})
 
 
 def _close(session: Session, job: Job, outcome: str, reason: str | None = None) -> None:
@@ -349,7 +348,7 @@ def _close(session: Session, job: Job, outcome: str, reason: str | None = None) 
 
 def _enqueue(session: Session, job: Job, message: str) -> None:
     """To `queued`, or back to `validating` where the data was never prepared."""
-    job.run_after, job.hinted_at, job.phase = _clock(session), None, None
+    job.run_after, job.hinted_at, job.phase = clock(session), None, None
     if job.preparation is None and job.kind == "train":
         job.queue = LIGHT
         _move(session, job, "validating", message)
@@ -361,7 +360,7 @@ def _enqueue(session: Session, job: Job, message: str) -> None:
 
 def _requeue(session: Session, job: Job, message: str, *, delay_seconds: float = 0.0) -> None:
     """To be claimed again: a validating job stays validating (without a lease), others go to `queued`."""
-    job.run_after, job.hinted_at, job.phase = _clock(session) + delay_seconds, None, None
+    job.run_after, job.hinted_at, job.phase = clock(session) + delay_seconds, None, None
     if job.state == "validating":
         job.lease_owner = job.lease_expires_at = None
         journal.append(session, job, "retrying", message, level="warn")

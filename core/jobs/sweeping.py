@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from core.jobs import files, registry
 from core.jobs.database import Database
-from core.jobs.dialect import now
+from core.jobs.dialect import clock, now
 from core.jobs.tables import Checkpoint, File, Model, Stored, TokenizerRow, Upload
 from core.storage import Storage
 
@@ -27,7 +27,7 @@ def sweep(database: Database, storage: Storage, *, grace_seconds: float, limit: 
     if due or over:
         with database.transaction() as session:
             for row in due:
-                session.get_one(type(row), inspect(row).identity).swept_at = _clock(session)
+                session.get_one(type(row), inspect(row).identity).swept_at = clock(session)
             for upload in over:
                 session.get_one(Upload, upload.id).status = "expired"
     return keys
@@ -38,7 +38,7 @@ def expire_files(session: Session) -> None:
     rows = session.scalars(select(File).where(File.deleted_at.is_(None), File.expires_at < now()).limit(100))
     for row in rows:
         if not registry.users_of(session, row.id):
-            row.deleted_at = _clock(session)
+            row.deleted_at = clock(session)
 
 
 def _due(session: Session, table: type[Stored], *, grace_seconds: float, limit: int) -> list[Stored]:
@@ -59,7 +59,3 @@ def _is_live(session: Session, storage_key: str, grace_seconds: float) -> bool:
         )
         for table in _SWEPT
     )
-
-
-def _clock(session: Session) -> float:
-    return float(session.scalar(select(now())) or 0.0)

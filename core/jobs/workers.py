@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from core.jobs.dialect import now
+from core.jobs.dialect import clock, now
 from core.jobs.tables import Worker
 
 ALIVE_SECONDS = 30.0
@@ -25,14 +25,14 @@ def beat(
     job_id: str | None = None,
 ) -> None:
     """Say that this process lives. Inserted at the first beat."""
-    clock = float(session.scalar(select(now())) or 0.0)
+    instant = clock(session)
     row = session.get(Worker, worker_id)
     if row is None:
-        row = Worker(id=worker_id, started_at=clock)
+        row = Worker(id=worker_id, started_at=instant)
         session.add(row)
     row.kind, row.host, row.pid, row.version = kind, host, pid, version
     row.address, row.slots, row.models, row.job_id = address, slots or [], models or [], job_id
-    row.heartbeat_at = clock
+    row.heartbeat_at = instant
 
 
 def leave(session: Session, worker_id: str) -> None:

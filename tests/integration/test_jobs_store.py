@@ -397,3 +397,12 @@ def test_housekeeping_hints_reaps_and_waits_after_an_outage(
         time.sleep(0.02)
     keeping.stop()
     assert broker.hints.count(f"light:{waiting}") == 1
+
+
+def test_a_holder_that_is_known_to_be_dead_is_not_waited_for(database: Database, project: str) -> None:
+    claimed = running(database, project)
+    with database.transaction() as session:
+        store.expire(session, "somebody else")
+        assert store.reap(session, **RETRY) == []
+        store.expire(session, "w")
+        assert store.reap(session, **RETRY) == [claimed.job_id]
