@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from tests.services import Postgres, Valkey, die_with_parent
 
 settings.register_profile("weightsmith", deadline=None, derandomize=True)
 settings.load_profile("weightsmith")
+
+# A shell that puts a test run into the background has it ignore Ctrl-C, and all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "migrated"
 

@@ -243,7 +243,13 @@ def test_from_the_first_step_to_the_result_files(tuned: Api) -> None:
     assert one["step_number"] == 3
     assert one["fine_tuning_job_id"] == job_id
     assert one["fine_tuned_model_checkpoint"].endswith(":ckpt-step-3")
-    assert one["metrics"] == {"step": 3.0, "full_valid_loss": 0.7, "valid_loss": 0.7}
+    assert one["metrics"] == {
+        "step": 3.0,
+        "train_loss": 1 / 3,
+        "train_mean_token_accuracy": 0.3,
+        "full_valid_loss": 0.7,
+        "valid_loss": 0.7,
+    }
     assert tuned.http.get(f"{path}/checkpoints?after={one['id']}").json()["data"] == []
 
     with tuned.database.transaction() as session:
