@@ -129,15 +129,46 @@ class Stack:
                 found.append(process)
         return found
 
+    def spares(self, program: str) -> list[psutil.Process]:
+        """Warm spares of this stack: those whose output is not yet a run's log."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                words = process.cmdline()
+                if program in words and "--spare" in words:
+                    output = os.readlink(f"/proc/{process.pid}/fd/1")
+                    if output.startswith(str(self.settings.scratch_dir / "spares")):
+                        found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
     # --- waiting ---
 
-    def wait_for(self, condition: Callable[[], Any], *, what: str, timeout: float = 60.0) -> None:
+    def wait_for_spares(self, program: str, count: int) -> None:
+        """Until so many have nothing left to import: they sleep, and use no processor time."""
+        used: dict[int, float] = {}
+
+        def settled() -> bool:
+            calm = 0
+            for process in self.spares(program):
+                times = process.cpu_times()
+                now = times.user + times.system
+                calm += now > 0.5 and now == used.get(process.pid) and process.status() == psutil.STATUS_SLEEPING
+                used[process.pid] = now
+            return calm >= count
+
+        self.wait_for(settled, what=f"{count} warm spares of {program}", every=0.5)
+
+    def wait_for(
+        self, condition: Callable[[], Any], *, what: str, timeout: float = 60.0, every: float = LOOK_SECONDS
+    ) -> None:
         """TimeoutError shows the end of every log."""
         deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{what}: not within {timeout:g} s\n{self.logs()}")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(every)
 
     def wait_for_state(self, job_id: str, *states: str, timeout: float = 60.0) -> Job:
         """Until the job is in one of the states; at once an error when it has ended in another."""

@@ -227,7 +227,7 @@ def machine(database_url: str) -> Iterator[type[LifeOfJobs]]:
 
 
 # No shrinking: each step is a transaction, and the failing steps are printed anyway.
-LONG = settings(max_examples=12, stateful_step_count=30, phases=[Phase.generate])
+LONG = settings(max_examples=8, stateful_step_count=30, phases=[Phase.generate])
 
 
 def test_invariants_hold_in_any_order_of_events(machine: type[LifeOfJobs]) -> None:
