@@ -93,6 +93,9 @@ class Client:
             trust_env=False,  # a proxy that is set for the internet does not know the way to 127.0.0.1
         )
 
+    def close(self) -> None:
+        self._http.close()
+
     def get(self, path: str, **params: Any) -> Any:
         return self._json(self.request("GET", path, params=params))
 

@@ -137,6 +137,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     found, rest = take_options(arguments)
+    session = Session(**found)
     try:
         if rest == ["--version"]:
             from importlib.metadata import version
@@ -144,7 +145,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             typer.echo(f"weightsmith {version('weightsmith')}")
         else:
             command, name, rest = find_command(rest)
-            command(args=rest, prog_name=name, obj=Session(**found))
+            command(args=rest, prog_name=name, obj=session)
         sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -152,6 +153,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if "--debug" in arguments:
             raise
         sys.exit(report(error, as_json="json" in found))
+    finally:
+        session.close()
 
 
 def report(error: Exception, *, as_json: bool) -> int:

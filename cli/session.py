@@ -51,6 +51,10 @@ class Session:
 
         return Client(find_credentials(self._base_url, self._api_key))
 
+    def close(self) -> None:
+        if "client" in vars(self):
+            self.client.close()
+
     @cached_property
     def console(self) -> "Console":
         """Standard output."""

@@ -4,6 +4,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from cli.problem import ExitCode, Problem
 from cli.processes import Child, StopSignals, end
 
 if TYPE_CHECKING:
+    from cli.client import Client
     from core.settings import Settings
 
 CODE = Path(__file__).resolve().parent.parent
@@ -89,7 +91,10 @@ class Stack:
     def _wait_ready(self, address: str, key: str) -> None:
         from cli.client import Client, Credentials
 
-        client = Client(Credentials(f"{address}/v1", key, "up"))
+        with closing(Client(Credentials(f"{address}/v1", key, "up"))) as client:
+            self._wait_for(client)
+
+    def _wait_for(self, client: "Client") -> None:
         began = time.monotonic()
         self._wait("api", lambda: _is_ready(client))
         self.tell(f"  {'api':<13} {time.monotonic() - began:4.1f} s")

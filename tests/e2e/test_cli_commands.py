@@ -1,0 +1,120 @@
+"""The command line against a whole stack: from a text file to words, and what is asked on the way."""
+
+import io
+import json
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from cli.main import main
+from tests.e2e.test_cli_up import CLI, STOP_SECONDS, processes_of, wait_ready
+from tests.services import wait_until
+
+TEXT = "The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 40
+pytestmark = pytest.mark.slow
+
+
+class Shell:
+    """Somebody in a folder with a running stack, which is all that says where the service is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.err = ""
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        with chdir(self.folder), redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            main(list(words))
+        text, self.err = (stream.buffer.getvalue().decode() for stream in (out, err))  # type: ignore[attr-defined]
+        assert int(ended.value.code or 0) == code, (words, text, self.err)
+        return str(text)
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    folder = tmp_path_factory.mktemp("shell")
+    home = folder / ".weightsmith"
+    with (folder / "up-0.log").open("w") as log:
+        command = [*CLI, "up", "--home", str(home), "--port", "0"]
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        wait_ready(process, home)
+        yield Shell(folder)
+    finally:
+        process.terminate()
+        process.wait(STOP_SECONDS)
+        wait_until(lambda: not processes_of(home), what="the stack is gone", timeout=STOP_SECONDS)
+
+
+def test_from_a_file_to_words(shell: Shell) -> None:
+    (shell.folder / "fox.txt").write_text(TEXT * 20)
+    shell("files", "check", "fox.txt")
+    job = shell("train", "-d", "fox.txt", "--vocab-size", "512", "--steps", "6", "--sequence-length", "32").strip()
+    assert "succeeded" in shell.err
+
+    shown = json.loads(shell("jobs", "show", job, "--json"))
+    model = shown["result"]["model"]
+    assert model.startswith("pt:default:fox:")
+    assert shown["progress"]["step"] == 6
+    assert shell("jobs", "ls", "-q").splitlines()[0] == job
+    points = [line.split("\t") for line in shell("jobs", "metrics", job, "--names", "train_loss").splitlines()]
+    assert [point[1] for point in points] == ["1", "2", "3", "4", "5", "6"]
+    events = [json.loads(line) for line in shell("jobs", "events", job, "--json").splitlines()]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert json.loads(shell("jobs", "receipt", job))["preparation"]["unigram_entropy"] > 0
+
+    words = ("generate", model, "The quick", "-n", "8", "--temperature", "0")
+    assert shell(*words) == shell(*words)
+    shell("models", "alias", "gpt-4o-mini", model)
+    assert shell("models", "aliases").split("\t")[:2] == ["gpt-4o-mini", model]
+    shell("chat", "gpt-4o-mini", "Who jumps?", "-n", "8", "--no-stream")
+
+    archive = shell("models", "pull", model).strip()
+    assert "model.safetensors" in zipfile.ZipFile(shell.folder / archive).namelist()
+
+
+def test_a_job_is_steered(shell: Shell) -> None:
+    (shell.folder / "dog.txt").write_text(TEXT * 5)
+    words = ("-d", "dog.txt", "--tokenizer", "bytes", "--steps", "100000", "--sequence-length", "32", "--detach")
+    job = shell("train", *words).strip()
+    wait_until(lambda: "running" in shell("jobs", "show", job), what="it runs", timeout=60)
+    shell("jobs", "pause", job)
+    wait_until(lambda: "paused" in shell("jobs", "show", job), what="it is paused", timeout=60)
+    shell("jobs", "watch", job, code=6)
+    assert f"weightsmith jobs resume {job}" in shell.err
+    shell("jobs", "resume", job)
+    shell("jobs", "watch", job, "--timeout", "0.2", code=8)
+    shell("jobs", "cancel", job[:12])
+    shell("jobs", "watch", job, code=3)
+    shell("jobs", "cancel", job, code=6)
+
+
+def test_keys_open_and_close(shell: Shell) -> None:
+    key = shell("keys", "create", "guest", "--scope", "read").strip()
+    row = next(line.split("\t") for line in shell("keys", "ls").splitlines() if "\tguest\t" in line)
+    base_url = json.loads((shell.folder / ".weightsmith" / "credentials.json").read_text())["base_url"]
+    as_guest = ("--api-key", key, "--base-url", base_url)
+    shell("jobs", "ls", *as_guest)
+    shell("keys", "ls", *as_guest, code=4)
+    shell("keys", "rm", row[0], "--yes")
+    shell("jobs", "ls", *as_guest, code=4)
+
+
+def test_what_is_refused_says_why(shell: Shell) -> None:
+    (shell.folder / "wrong.json").write_text('{"kind": "train", "modl": {}}')
+    shell("jobs", "submit", "wrong.json", code=1)
+    assert "modl" in shell.err
+    shell("models", "show", "nobody", code=5)
+    shell("files", "rm", "file-nothing", "--yes", code=5)
+    (shell.folder / "bad.jsonl").write_text('{"text": "x"}\n{"txt": "y"}\n')
+    assert "line 2" in shell("files", "show", shell("files", "put", "bad.jsonl").strip())
+
+
+def test_every_address_is_reachable(shell: Shell) -> None:
+    assert json.loads(shell("api", "GET", "/v1/catalog"))
+    assert json.loads(shell("api", "GET", "/readyz"))
+    shell("doctor", "--home", str(shell.folder / ".weightsmith"))
