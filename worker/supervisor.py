@@ -45,7 +45,7 @@ def supervise(place: Place, claim: Claim, share: Share | None) -> bool:
         attempt.run()
     except LeaseLost as error:
         log.warning("%s The child is killed and nothing is written.", error)
-        attempt.recorder.take_back()
+        attempt.abandon()
     except DatabaseGone as error:
         log.error("%s: %s The attempt is given up.", claim.job_id, error)
     except Exception as error:  # a bug of ours must not look like a silent worker
@@ -201,6 +201,8 @@ class Supervisor:
         sizes = {}
         for hash, path in prepared.datasets.items():
             source = self.run_dir.path / path
+            if hash in self.work.inputs.datasets:  # it was offered, found damaged and made anew
+                self.storage.delete(inputs.dataset_key(hash))
             sizes[hash] = sum(file.stat().st_size for file in source.rglob("*") if file.is_file())
             if not self._stored(inputs.dataset_key(hash), source):
                 return
@@ -301,6 +303,12 @@ class Supervisor:
 
         if (name := self.recorder.insist(write)) is not None:
             queue.send_hint(self.place.celery, name, self.claim.job_id)
+
+    def abandon(self) -> None:
+        """The lease is lost: what this attempt has made and not committed goes."""
+        if self.child is not None:
+            self.child.kill()
+        self.recorder.take_back()
 
     def give_up(self, error: Exception) -> None:
         """A bug of ours, or a child that breaks the contract: end the attempt as honestly as is still possible."""

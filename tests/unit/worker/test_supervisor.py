@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from core.errors import StorageFull
-from core.jobs import store
+from core.jobs import registry, store
 from core.jobs.tables import Checkpoint, Dataset, Job, LogChunk, Model, TokenizerRow
 from core.settings import Settings
 from tests.jobs import attempts, check_invariants, events, look, losses, submit, train_spec
@@ -96,6 +96,17 @@ def test_a_tokenizer_needs_no_preparation_and_no_slot(bench: Bench) -> None:
     assert (bench.storage.directory(row.storage_key) / "tokenizer.json").exists()
     assert job.result is not None
     assert job.result["tokenizer"] == row.id
+
+
+def test_a_damaged_dataset_is_replaced(bench: Bench) -> None:
+    with bench.database.transaction() as session:
+        registry.add_dataset(session, "d1", storage_key="datasets/d1", size_bytes=1)
+    damaged = bench.storage.path("datasets/d1")
+    damaged.mkdir(parents=True)
+    bench.submit()
+    bench.work("light")  # the scripted child makes it anew whether it is offered or not
+    assert (damaged / "tokens").exists()
+    assert [row.size_bytes for row in rows(bench, Dataset)] == [1], "the row stays"
 
 
 @pytest.mark.parametrize(
