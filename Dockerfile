@@ -34,7 +34,7 @@ COPY . .
 RUN uv pip install --no-deps -e .
 USER weightsmith
 # The queue, the number of runs at once and the health check differ by service: see docker-compose.yml.
-CMD ["celery", "-A", "worker.app", "worker", "-Q", "train", "--concurrency", "1", "--loglevel", "INFO"]
+CMD ["celery", "-A", "worker.app", "worker", "-Q", "train", "--concurrency", "1", "--without-gossip", "--without-mingle"]
 
 FROM api-packages AS api
 COPY . .
