@@ -112,8 +112,13 @@ class Stack:
 
     def pool(self, worker: Process) -> list[psutil.Process]:
         """The pool processes of a Celery worker."""
-        children = psutil.Process(worker.pid).children()
-        return [child for child in children if "celery" in " ".join(child.cmdline())]
+        found = []
+        for child in psutil.Process(worker.pid).children():
+            try:
+                found += [child] if "celery" in child.cmdline() else []
+            except psutil.Error:
+                continue
+        return found
 
     def trainers(self) -> list[psutil.Process]:
         """Training processes of this stack at work: their output is a run's log (a waiting spare's is not)."""
