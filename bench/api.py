@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
-from core.job_spec import JOB_SPEC
-from core.jobs import database, keys, submit
+from core.jobs import database, keys
 from core.jobs.database import Database
+from core.jobs.tables import Job
 from core.settings import Settings
 from tests.services import Postgres, Valkey, free_port, spawn, wait_until
 
@@ -47,14 +49,14 @@ def measure() -> dict[str, Any]:
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, trust_env=False) as client:
                 wait_until(lambda: _answers(client), what="the api")
-                return _measure(client, store, project.id)
+                return _measure(client, store)
         finally:
             server.kill()
             server.wait(10)
             store.close()
 
 
-def _measure(client: httpx.Client, store: Database, project_id: str) -> dict[str, Any]:
+def _measure(client: httpx.Client, store: Database) -> dict[str, Any]:
     file = client.post("/v1/files", files={"file": ("a.txt", TEXT)}, data={"purpose": "fine-tune"}).json()["id"]
     spec = {
         "kind": "train",
@@ -63,10 +65,9 @@ def _measure(client: httpx.Client, store: Database, project_id: str) -> dict[str
         "budget": {"steps": 10},
         "metadata": {"sweep": "a"},
     }
-    for start in range(0, JOBS, 500):
-        with store.transaction() as session:
-            for seed in range(start, start + 500):
-                submit.submit(session, project_id, JOB_SPEC.validate_python(spec | {"seed": seed}))
+    client.post("/v1/jobs", json=spec).raise_for_status()
+    with store.transaction() as session:
+        _multiply(session)
     job = client.get("/v1/jobs?limit=1").json()["data"][0]["id"]
     asked: dict[str, Callable[[int], httpx.Response]] = {
         "submit": lambda i: client.post("/v1/jobs", json=spec | {"seed": JOBS + i}),
@@ -85,6 +86,16 @@ def _measure(client: httpx.Client, store: Database, project_id: str) -> dict[str
         list(pool.map(lambda i: _timed(asked["submit"], REQUESTS + i), range(REQUESTS)))
         figures[f"submits_per_second_at_{AT_ONCE}"] = round(REQUESTS / (time.perf_counter() - began), 1)
     return figures
+
+
+def _multiply(session: Session) -> None:
+    """Rows like the one that is there, a second apart, in no time."""
+    kept = {"id": "'job_' || lpad(n::text, 24, '0')", "created_at": "created_at - n"}
+    names = [column.name for column in Job.__table__.columns]
+    values = ", ".join(kept.get(name, f'"{name}"') for name in names)
+    columns = ", ".join(f'"{name}"' for name in names)
+    session.execute(text(f"INSERT INTO jobs ({columns}) SELECT {values} FROM jobs, generate_series(1, {JOBS}) AS n"))
+    session.execute(text("ANALYZE"))
 
 
 def _timed(ask: Callable[[int], httpx.Response], i: int) -> float:

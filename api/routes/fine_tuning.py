@@ -29,7 +29,7 @@ def create_job(body: FineTuningRequest, caller: Writer, provided: Provided, sent
         row = store.get(session, caller.project_id, made) if made else _submit(session, caller, body, job_id)
         session.flush()
         shown = fine_tuning.job(row)
-    provided.housekeeping.wake()
+    provided.housekeeping.wake((row.id, row.queue))
     return shown
 
 
@@ -80,7 +80,7 @@ def resume_job(job_id: str, caller: Writer, provided: Provided) -> FineTuningJob
     with provided.database.transaction() as session:
         row = _find(session, caller, job_id)
         shown = fine_tuning.job(store.request_resume(session, caller.project_id, row.id))
-    provided.housekeeping.wake()
+    provided.housekeeping.wake((row.id, row.queue))
     return shown
 
 

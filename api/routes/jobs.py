@@ -37,7 +37,7 @@ def create_job(
             return _estimated(submit.resolve(session, caller.project_id, spec))
     with provided.database.transaction() as session:
         shown = _create(session, caller.project_id, spec, sent)
-    provided.housekeeping.wake()
+    provided.housekeeping.wake((shown.id, store.LIGHT))
     return shown
 
 
@@ -86,8 +86,9 @@ def pause_job(job_id: str, caller: Writer, provided: Provided) -> JobOut:
 @router.post("/{job_id}/resume", summary="Put a paused job back into the queue")
 def resume_job(job_id: str, caller: Writer, provided: Provided) -> JobOut:
     with provided.database.transaction() as session:
-        shown = shown_whole(session, store.request_resume(session, caller.project_id, job_id))
-    provided.housekeeping.wake()
+        row = store.request_resume(session, caller.project_id, job_id)
+        shown = shown_whole(session, row)
+    provided.housekeeping.wake((row.id, row.queue))
     return shown
 
 
@@ -103,7 +104,7 @@ def clone_job(
         parent = store.get(session, caller.project_id, job_id)
         spec = parse_spec(merged(parent.spec, changes or {}))
         shown = _create(session, caller.project_id, spec, sent, parent_id=parent.id)
-    provided.housekeeping.wake()
+    provided.housekeeping.wake((shown.id, store.LIGHT))
     return shown
 
 

@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 
 from celery import Celery
 from sqlalchemy import or_, select, update
@@ -25,18 +26,23 @@ log = logging.getLogger(__name__)
 
 
 class Housekeeping:
-    """Runs until `stop`. `wake` makes it look at once (after a submit)."""
+    """Runs until `stop`. `wake` makes it look at once, or send a hint (after a submit)."""
 
     def __init__(self, database: Database, celery: Celery, storage: Storage, settings: Settings) -> None:
         self.database, self.celery, self.storage, self.settings = database, celery, storage, settings
         self._wake = threading.Event()
+        self._fresh: deque[tuple[str, str]] = deque()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
+    def wake(self, hint: tuple[str, str] | None = None) -> None:
+        """`hint`: a job that was put into a queue just now (id, queue); it is sent without asking the database. Should
+        that fail, the next look sends it."""
+        if hint is not None:
+            self._fresh.append(hint)
         self._wake.set()
 
     def stop(self) -> None:
@@ -49,8 +55,10 @@ class Housekeeping:
         next_tick = 0.0
         while not self._stopping:
             try:
+                had_fresh = self._send_fresh()
                 if time.monotonic() < next_tick:
-                    self.dispatch()  # woken by a submit
+                    if not had_fresh:
+                        self.dispatch()
                 else:
                     # After an outage everyone gets a whole lease to renew before anything is reaped.
                     patient = healthy_since is None or time.monotonic() - healthy_since < self.settings.lease_seconds
@@ -80,6 +88,15 @@ class Housekeeping:
                 log.warning("reaped %s: its worker fell silent", job_id)
         self.dispatch()
         sweeping.sweep(self.database, self.storage, grace_seconds=self.settings.delete_grace_seconds)
+
+    def _send_fresh(self) -> bool:
+        """False: there were none."""
+        had_fresh = bool(self._fresh)
+        while self._fresh:
+            job_id, name = self._fresh.popleft()
+            if not queue.send_hint(self.celery, name, job_id):
+                self._fresh.clear()
+        return had_fresh
 
     def dispatch(self) -> None:
         """Send a hint for each claimable job that has none, or an old one. Crash in between = sent again later."""

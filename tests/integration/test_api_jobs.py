@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from core.jobs import idempotency, journal, registry
 from core.jobs.database import Database
 from core.jobs.dialect import now
 from core.jobs.tables import File, IdempotentRequest, Job, JobUse, Model
-from tests.apis import CHAT, TINY, Api, train
+from tests.apis import CHAT, TINY, Api, running_api, train
 from tests.jobs import train_spec
+from tests.services import Valkey, wait_until
 
 
 def refused(api: Api, body: Any, status: int = 400, **headers: str) -> Any:
@@ -226,6 +228,22 @@ def test_what_the_sdk_sends_again_is_made_once(any_api: Api) -> None:
     with any_api.database.transaction() as session:
         session.execute(update(IdempotentRequest).values(created_at=now() - 601))
     assert post(1) != anew  # that long afterwards it is meant
+
+
+def test_a_submit_wakes_a_worker_at_once(tmp_path: Path, sqlite_url: str, valkey: Valkey) -> None:
+    """Without waiting for the dispatcher's next look, and without asking the database."""
+    with running_api(tmp_path, sqlite_url, redis_url=valkey.url, reap_seconds=1000.0) as api:
+        api.submit()
+        with valkey.connect() as broker:
+            wait_until(lambda: broker.llen("ws:light") == 1, what="a hint")
+            job_id = api.submit(seed=1)["id"]
+            wait_until(lambda: broker.llen("ws:light") == 2, what="another hint")
+            assert job_id in str(broker.lrange("ws:light", 0, 0))
+
+
+def test_a_broker_that_is_away_costs_a_submit_nothing(tmp_path: Path, sqlite_url: str) -> None:
+    with running_api(tmp_path, sqlite_url, redis_url="redis://127.0.0.1:1/0") as api:
+        assert api.submit()["state"] == "validating"
 
 
 # --- lists ---
