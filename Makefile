@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt scripts/setup.py
 demo: setup ## from raw text to a trained model that answers; DATA=path takes your own text
 	@$(BIN)/weightsmith demo $(if $(DATA),--data "$(DATA)")
 
-up: setup ## keep a whole stack running on this machine: API, dashboard, worker, generator
+up: setup ## keep a whole stack running on this machine: API, workers, generator
 	@$(BIN)/weightsmith up
 
 lint: setup ## style, types and who may import whom

@@ -50,7 +50,7 @@ def up(
     ] = None,
     home: Annotated[Path | None, typer.Option(help="Folder for everything. Default: .weightsmith here.")] = None,
 ) -> None:
-    """Keep a whole stack running on this machine: api, dashboard, workers, generator.
+    """Keep a whole stack running on this machine: api, workers, generator.
 
     Everything lies below one folder. Ctrl-C stops it: running jobs save their work and go on at the next start.
 
@@ -145,7 +145,6 @@ def summary(folder: Path, address: str, seconds: float) -> str:
     return f"""\
 Ready in {seconds:.0f} s: {address}
 
-  dashboard   {address}/
   API         {address}/v1    (reference: {address}/docs)
   key         {folder / CREDENTIALS}  (the command line finds it)
   logs        {folder / "logs"}
