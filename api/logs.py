@@ -40,5 +40,9 @@ def configure(level: str) -> None:
     if not any(isinstance(handler, JsonLines) for handler in root.handlers):
         root.addHandler(JsonLines())
     root.setLevel(level.upper())
-    for chatty in ("alembic", "httpx", "httpcore"):
+    for chatty in ("alembic", "httpx", "httpx2", "httpcore", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    for own_format in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(own_format)
+        logger.handlers.clear()
+        logger.propagate = True

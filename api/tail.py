@@ -127,7 +127,11 @@ class Tail:
         known = watched.after(cursor)
         if known is not None:
             return known
-        return await run_in_threadpool(read_behind, self.database, job_id, cursor)
+        try:
+            return await run_in_threadpool(read_behind, self.database, job_id, cursor)
+        except SQLAlchemyError as error:  # the stream outlives it, and reads again when something has changed
+            log.warning("tail: database away: %s", str(error).partition("\n")[0])
+            return []
 
     def check_room(self) -> None:
         """

@@ -20,7 +20,7 @@ from core.jobs import journal, registry, store
 from core.jobs.store import Claim
 from core.jobs.tables import Checkpoint, Job
 from tests.apis import Api
-from tests.services import free_port, wait_until
+from tests.services import Postgres, free_port, wait_until
 
 
 def running_job(api: Api, *, total_steps: int = 1000) -> tuple[str, Claim]:
@@ -288,6 +288,22 @@ def test_who_leaves_is_forgotten(api: Api, quick: None) -> None:
             assert list(watched) == [job_id]
         wait_until(lambda: not watched, what="the stream is forgotten")
         succeed_or_cancel(api, job_id, claim)
+
+
+def test_a_stream_outlives_a_crash_of_the_database(api: Api, quick: None, postgres: Postgres) -> None:
+    job_id, claim = running_job(api)
+    with served(api) as (url, _):
+        stream = Stream(api, url, job_id)
+        stream.wait_for(5)
+        postgres.stop("immediate")
+        pings = len(stream.comments)
+        wait_until(lambda: len(stream.comments) > pings + 1, what="it goes on")
+        postgres.start()
+        record(api, claim, step(1))
+        stream.wait_for(6)
+        succeed_or_cancel(api, job_id, claim)
+        stream.end()
+    assert stream.seqs == list(range(1, len(stream.seqs) + 1))
 
 
 def test_there_is_a_limit_of_streams(api: Api, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Files and uploads over HTTP: streamed, checked, listed, imported, deleted."""
 
 import hashlib
+import json
 import os
 import socket
 import time
@@ -332,6 +333,8 @@ def test_large_files_pass_through_little_memory(tmp_path: Path, sqlite_url: str)
             partial = Path(stack.storage.root / "files")
             wait_until(lambda: any(p.name.startswith(".") for p in partial.iterdir()), what="bytes in storage")
         wait_until(lambda: not any(p.name.startswith(".") for p in partial.iterdir()), what="nothing left")
+        for line in (tmp_path / "api.log").read_text().splitlines():
+            assert json.loads(line)["level"], "every line of the log is JSON, the server's own too"
 
 
 def make_key(database_url: str) -> str:
