@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 TAG = {"made_by": "weightsmith demo"}
 LOOK_SECONDS = 0.5
+MIN_PAIRS = 200
+TUNING_SECONDS = 60.0
+TOKENS_OF_A_PAIR = 250
+"""what a pair costs, as tokens of pretraining: two epochs, short rows"""
 
 app = noun()
 
@@ -135,6 +139,7 @@ class Demo:
         import openai
 
         self.goes_on = goes_on
+        self.speed = 0.0
         self.folder = folder
         self.scale = scale
         self.session = Session(base_url=credentials.base_url, api_key=credentials.api_key)
@@ -222,6 +227,7 @@ class Demo:
         job, took = self.finish(spec)
         progress = job["progress"]
         tell(f"{count(progress['tokens']).shown} tokens in {progress['step']} steps, {duration(took)}")
+        self.speed = progress["tokens"] / self.scale.seconds
         self.judge(job)
         return str(job["result"]["model"])
 
@@ -252,6 +258,8 @@ class Demo:
     def fine_tune(self, model: str, text: Corpus) -> str:
         """Teach it to answer, with OpenAI's own calls."""
         heading(5, "Fine-tuning on conversations, with OpenAI's client")
+        affordable = max(MIN_PAIRS, int(TUNING_SECONDS * self.speed / TOKENS_OF_A_PAIR))
+        text = replace(text, pairs=text.pairs[:affordable])
         tell(f"{len(text.pairs):,} questions and answers made from the same text")
         file = self.upload(f"{text.name}-chat.jsonl", corpus.chats_as_jsonl(text))
         job = self.client.fine_tuning.jobs.create(
