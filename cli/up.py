@@ -212,8 +212,6 @@ def locked(folder: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
                 exit_code=ExitCode.WRONG_STATE,
                 hint=f"use it, or stop it with `kill {known.get('pid', 'PID')}`, or take another folder with --home",
             ) from None
-        if (left := Path(known.get("sockets", "/"))).name.startswith(SOCKETS):
-            shutil.rmtree(left, ignore_errors=True)  # of an `up` that was killed
 
         def write(facts: dict[str, Any]) -> None:
             fresh = state.with_suffix(".tmp")
@@ -302,10 +300,21 @@ def listen(host: str, port: int | None, tell: Callable[[str], None]) -> Iterator
 
 @contextlib.contextmanager
 def runtime_folder() -> Iterator[Path]:
-    """A folder for sockets: private, with a path that is short enough for them, gone at the end."""
-    place = tempfile.gettempdir()
-    folder = Path(tempfile.mkdtemp(prefix=SOCKETS, dir=place if len(place) < 60 else "/tmp"))
+    """A folder for sockets: private, with a path that is short enough for them, gone at the end.
+
+    An `up` that was killed leaves its own behind; the next one sweeps it. Who lives is known by a lock, because process
+    ids mean nothing to a neighbour in another container.
+    """
+    place = Path(tempfile.gettempdir())
+    place = place if len(str(place)) < 60 else Path("/tmp")
+    for left in place.glob(f"{SOCKETS}*/lock"):
+        with contextlib.suppress(OSError), left.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=SOCKETS, dir=place))
     try:
-        yield folder
+        with (folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -29,12 +29,18 @@ def test_two_on_one_folder_refuse_with_the_way_out(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_killed_one_left_is_swept(tmp_path: Path) -> None:
-    left = Path(tempfile.mkdtemp(prefix="weightsmith-", dir=tmp_path))
-    (tmp_path / "up.json").write_text(json.dumps({"pid": 999_999_999, "sockets": str(left), "ready": True}))
-    assert running_stack(tmp_path) is None
-    with locked(tmp_path):
+def test_what_a_killed_one_left_is_swept_and_what_lives_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path) if len(str(tmp_path)) < 60 else None)
+    left = Path(tempfile.mkdtemp(prefix="weightsmith-"))
+    (left / "lock").touch()
+    with runtime_folder() as living, runtime_folder():
         assert not left.exists()
+        assert living.exists()
+
+
+def test_a_stack_whose_process_is_gone_does_not_run(tmp_path: Path) -> None:
+    (tmp_path / "up.json").write_text(json.dumps({"pid": 999_999_999, "ready": True}))
+    assert running_stack(tmp_path) is None
 
 
 def test_a_port_that_was_asked_for_and_is_taken() -> None:
