@@ -235,10 +235,9 @@ def test_a_submit_wakes_a_worker_at_once(tmp_path: Path, sqlite_url: str, valkey
     with running_api(tmp_path, sqlite_url, redis_url=valkey.url, reap_seconds=1000.0) as api:
         api.submit()
         with valkey.connect() as broker:
-            wait_until(lambda: broker.llen("ws:light") == 1, what="a hint")
+            wait_until(lambda: broker.llen("ws:light") > 0, what="a hint")  # the first look may send it too
             job_id = api.submit(seed=1)["id"]
-            wait_until(lambda: broker.llen("ws:light") == 2, what="another hint")
-            assert job_id in str(broker.lrange("ws:light", 0, 0))
+            wait_until(lambda: job_id in str(broker.lrange("ws:light", 0, -1)), what="another hint")
 
 
 def test_a_broker_that_is_away_costs_a_submit_nothing(tmp_path: Path, sqlite_url: str) -> None:

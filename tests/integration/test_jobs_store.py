@@ -384,14 +384,11 @@ def test_housekeeping_hints_reaps_and_waits_after_an_outage(
         session.execute(update(Job).where(Job.id == claimed.job_id).values(lease_expires_at=1.0))
     begun = time.monotonic()
     keeping.start()
-    for _ in range(100):
-        keeping.wake()  # many submits do not make it less patient
-        time.sleep(0.005)
-    assert look(database, claimed.job_id).state == "running", "after an outage everyone gets a whole lease"
     while look(database, claimed.job_id).state == "running":
+        keeping.wake()  # many submits do not make it less patient
         assert time.monotonic() - begun < 20
-        time.sleep(0.02)
-    assert time.monotonic() - begun >= 1.0
+        time.sleep(0.005)
+    assert time.monotonic() - begun >= 1.0, "after an outage everyone gets a whole lease"
     while f"train:{claimed.job_id}" not in broker.hints:
         assert time.monotonic() - begun < 20
         time.sleep(0.02)
