@@ -6,7 +6,6 @@ the same watcher of `events.jsonl`, from the first step to the last.
 """
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -19,7 +18,9 @@ from typing import Any
 
 import httpx
 
-ROUNDS, STEPS = 7, 60
+from worker import child
+
+ROUNDS, STEPS = 7, 150
 TEXT_BYTES = 1 << 20
 
 
@@ -123,13 +124,13 @@ def newest_training_run(folder: Path) -> Path:
 def alone(run_dir: Path) -> float:
     """The same run without any service beside it but the idle one."""
     plan = json.loads((run_dir / "plan.json").read_text())
-    environment = dict(os.environ, OMP_NUM_THREADS=str(plan["threads"]))
+    environment = child.environment(threads=plan["threads"])
     with (run_dir / "child.log").open("wb") as log:
-        child = subprocess.Popen(
+        trainer = subprocess.Popen(
             [sys.executable, "-m", "core.training.run", run_dir], stdout=log, stderr=log, env=environment
         )
         first, last = watch(run_dir / "events.jsonl")
-        child.wait()
+        trainer.wait()
     return last - first
 
 

@@ -36,6 +36,8 @@ LOOK_SECONDS = 0.05
 CANCEL_SECONDS = 2.0
 """What a child gets to end by itself when its work is not wanted any more."""
 HUNG_SECONDS = 5.0
+YOUNG_SECONDS = 100.0
+"""So long a run has all cores for itself: a spare's imports cost them more than a second."""
 
 
 def supervise(place: Place, claim: Claim, share: Share | None) -> bool:
@@ -129,8 +131,8 @@ class Supervisor:
             self.heard_at = time.monotonic()
             if isinstance(event, Finished | Prepared | Failed):
                 self.last_word = event
-            elif event.kind == "step":
-                self.place.warm()  # for the next run, now that this one has started
+            elif event.kind == "step" and time.monotonic() - self.started_at > YOUNG_SECONDS:
+                self.place.warm()  # for this run's next attempt, or the next run
 
     def _steer(self, running: Child) -> None:
         """Pass on what the user, the operator and the clock want."""
