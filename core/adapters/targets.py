@@ -1,0 +1,115 @@
+"""Which linear layers an adapter can stand beside, by model family; what a user may name. No torch here.
+
+Names are those of Hugging Face's modules, so that an adapter fits where the model is loaded by others.
+"""
+
+from collections.abc import Collection
+
+from core.adapters.spec import LoRA
+from core.errors import InvalidData, InvalidRequest
+from core.models.config import ModelConfig
+
+
+def linear_layers(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """(in features, out features) of every linear layer of the blocks; heads and embeddings are not among them."""
+    wide, narrow = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    hidden, inner = config.hidden_size, config.intermediate_size
+    block = {
+        "self_attn.q_proj": (hidden, wide),
+        "self_attn.k_proj": (hidden, narrow),
+        "self_attn.v_proj": (hidden, narrow),
+        "self_attn.o_proj": (wide, hidden),
+        "mlp.gate_proj": (hidden, inner),
+        "mlp.up_proj": (hidden, inner),
+        "mlp.down_proj": (inner, hidden),
+    }
+    return {
+        f"model.layers.{layer}.{name}": shape for layer in range(config.num_layers) for name, shape in block.items()
+    }
+
+
+def resolved(spec: LoRA, config: ModelConfig) -> LoRA:
+    """With the targets named: by their last parts, where all of them are meant.
+
+    Raises:
+        InvalidRequest: codes `unknown_target`, `rank_too_high`.
+    """
+    layers = linear_layers(config)
+    known = tuple(dict.fromkeys(name.rpartition(".")[2] for name in layers))
+    targets = known if spec.targets is None else spec.targets
+    for target in targets:
+        if not any(is_named(name, target) for name in layers):
+            raise InvalidRequest(
+                f"This model ({config.family}) has no linear layer {target!r}; it has {', '.join(known)}.",
+                code="unknown_target",
+                param="adapter.targets",
+                hint="Name some of these, a single one in full (model.layers.0.…), or leave `targets` out for all.",
+            )
+    spec = spec.model_copy(update={"targets": targets})
+    narrowest = min(targeted(spec, config), key=lambda name: min(layers[name]))
+    if spec.rank > min(layers[narrowest]):
+        raise InvalidRequest(
+            f"A rank of {spec.rank} is more than {narrowest} ({' x '.join(map(str, layers[narrowest]))}) can have.",
+            code="rank_too_high",
+            param="adapter.rank",
+            hint=f"Give at most {min(layers[narrowest])}; 8 to 64 is usual. To train all weights, leave `adapter` out.",
+        )
+    return spec
+
+
+def continued(given: LoRA, before: LoRA, config: ModelConfig) -> LoRA:
+    """The spec of a job that goes on with an adapter: `before`'s shape, which what the user said must agree with.
+
+    Raises:
+        InvalidRequest: code `adapter_mismatch`.
+    """
+    for name in LoRA.model_fields:
+        if name not in given.model_fields_set - {"kind", "dropout"}:
+            continue
+        wanted, there = getattr(given, name), getattr(before, name)
+        if name == "targets":
+            wanted, there = targeted(given, config), targeted(before, config)
+        if wanted != there:
+            raise InvalidRequest(
+                f"The adapter that `model.from` names has {name} {getattr(before, name)!r}, not "
+                f"{getattr(given, name)!r}: it can be trained on only in its own shape.",
+                code="adapter_mismatch",
+                param=f"adapter.{name}",
+                hint='Leave these fields out; or train all weights, merged, with `adapter` {"kind": "none"}.',
+            )
+    dropout = given.dropout if "dropout" in given.model_fields_set else before.dropout
+    return before.model_copy(update={"dropout": dropout})
+
+
+def targeted(spec: LoRA, config: ModelConfig) -> list[str]:
+    """The linear layers that get a low-rank part, in the model's order."""
+    wanted = spec.targets
+    return [name for name in linear_layers(config) if wanted is None or any(is_named(name, t) for t in wanted)]
+
+
+def layers_named(layers: Collection[str], config: ModelConfig) -> tuple[str, ...]:
+    """Targets that mean exactly these layers: by their last parts where that says it all.
+
+    Raises:
+        InvalidData: the model has no such layer.
+    """
+    known = linear_layers(config)
+    if unknown := sorted(set(layers) - known.keys()):
+        raise InvalidData(f"the model has no linear layer {unknown[0]}", code="unsupported_adapter")
+    short = tuple(dict.fromkeys(name.rpartition(".")[2] for name in known if name in layers))
+    means_more = any(name not in layers and any(is_named(name, target) for target in short) for name in known)
+    return tuple(name for name in known if name in layers) if means_more else short
+
+
+def is_named(layer: str, target: str) -> bool:
+    """By its whole name or by its last parts."""
+    return layer == target or layer.endswith(f".{target}")
+
+
+def num_trained(spec: LoRA, config: ModelConfig) -> int:
+    """How many numbers are trained."""
+    shapes = linear_layers(config)
+    return sum(
+        spec.rank * (shapes[name][0] + shapes[name][1]) + (shapes[name][1] if spec.decomposed else 0)
+        for name in targeted(spec, config)
+    )

@@ -1,0 +1,64 @@
+"""What a user may name, and what is refused at submit."""
+
+import pytest
+import torch
+from torch import nn
+
+from core.adapters.spec import LoRA
+from core.adapters.targets import linear_layers, num_trained, resolved, targeted
+from core.errors import InvalidRequest
+from core.models.config import Dimensions, ModelConfig
+from core.models.transformer import Decoder
+
+DIMENSIONS = Dimensions(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, context_length=16)
+CONFIG = ModelConfig.from_dimensions("llama", DIMENSIONS, vocab_size=61)
+
+
+def test_the_table_is_what_the_models_have() -> None:
+    with torch.device("meta"):
+        model = Decoder(CONFIG)
+    found = {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name != "lm_head"
+    }
+    assert linear_layers(CONFIG) == found
+
+
+def test_all_linear_layers_by_default() -> None:
+    spec = resolved(LoRA(), CONFIG)
+    assert spec.targets == ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert targeted(spec, CONFIG) == list(linear_layers(CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("targets", "count"),
+    [
+        (["q_proj", "v_proj"], 4),
+        (["self_attn.q_proj"], 2),
+        (["model.layers.1.mlp.up_proj"], 1),
+        (["q_proj", "q_proj"], 2),
+    ],
+)
+def test_targets_by_name_or_last_parts(targets: list[str], count: int) -> None:
+    assert len(targeted(resolved(LoRA(targets=targets), CONFIG), CONFIG)) == count
+
+
+@pytest.mark.parametrize("target", ["query", "proj", "lm_head", "embed_tokens", "model.layers.2.mlp.up_proj"])
+def test_an_unknown_target_is_refused_with_those_that_exist(target: str) -> None:
+    with pytest.raises(InvalidRequest, match="q_proj, k_proj") as refused:
+        resolved(LoRA(targets=[target]), CONFIG)
+    assert (refused.value.code, refused.value.param) == ("unknown_target", "adapter.targets")
+
+
+def test_a_rank_that_no_matrix_can_have_is_refused() -> None:
+    resolved(LoRA(rank=16), CONFIG)
+    with pytest.raises(InvalidRequest, match=r"k_proj \(32 x 16\)") as refused:
+        resolved(LoRA(rank=17), CONFIG)
+    assert (refused.value.code, refused.value.param) == ("rank_too_high", "adapter.rank")
+
+
+def test_trained_numbers_are_counted() -> None:
+    spec = LoRA(rank=4, targets=["q_proj", "k_proj"])
+    assert num_trained(spec, CONFIG) == 2 * (4 * (32 + 32) + 4 * (32 + 16))
+    assert num_trained(spec.model_copy(update={"decomposed": True}), CONFIG) == 2 * (4 * 112 + 32 + 16)
