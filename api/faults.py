@@ -62,8 +62,9 @@ def param_of(error: Error, body: Any) -> str:
     for i, part in enumerate(error["loc"][1:], start=2):
         ends_here = i == len(error["loc"]) and error["type"] in ("missing", "extra_forbidden")
         is_key = isinstance(value, Mapping) and part in value
-        if not ends_here and not is_key and not tagged and isinstance(value, Mapping) and part in map(value.get, _TAGS):
-            tagged = True
+        is_inside = isinstance(value, Mapping) and (i < len(error["loc"]) or part in map(value.get, _TAGS))
+        if is_inside and not ends_here and not is_key and not tagged:
+            tagged = True  # the tag that was written, or the one that is meant where none was
             continue
         if not ends_here and not is_key and _names_a_member(part):
             continue

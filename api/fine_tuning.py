@@ -8,11 +8,12 @@ from api import views
 from api.faults import parse_spec
 from api.schemas import Out
 from core.errors import CoreError, InvalidRequest, NotFound
-from core.job_spec import Metadata, Reference, Suffix, TrainSpec, default_learning_rate
+from core.job_spec import Metadata, Reference, Suffix, TrainSpec
 from core.jobs import tables
 from core.jobs.registry import Servable
 from core.jobs.states import TERMINAL
 from core.models.config import ModelConfig
+from core.optimizers import default_learning_rate
 from core.spec import Spec
 
 EPOCHS = 3
@@ -281,9 +282,11 @@ def _hyperparameters(row: tables.Job) -> dict[str, Any]:
     """As they are used; `auto` where the job was submitted in words that OpenAI has none for."""
     spec = row.spec
     epochs = spec["budget"]["epochs"]
-    usual = default_learning_rate(ModelConfig.model_validate(row.config).num_parameters(), pretrained=True)
+    optimizer = TrainSpec.model_validate(spec).optimizer
+    num_parameters = ModelConfig.model_validate(row.config).num_parameters()
+    usual = default_learning_rate(num_parameters, pretrained=True, optimizer=type(optimizer))
     return {
         "n_epochs": "auto" if epochs is None else int(epochs) if epochs == int(epochs) else epochs,
         "batch_size": spec["batch"]["sequences"],
-        "learning_rate_multiplier": round(spec["optimizer"]["learning_rate"] / usual, 4),
+        "learning_rate_multiplier": round((optimizer.learning_rate or usual) / usual, 4),
     }

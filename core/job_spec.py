@@ -6,13 +6,14 @@ that depends on the model; what needs a scan of the data (total steps, intervals
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, field_validator, model_validator
 
 from core.data.formats import FORMATS
 from core.models.config import Dimensions, ModelConfig
 from core.models.families import FAMILIES
 from core.objectives import OBJECTIVES, Objective
 from core.objectives.causal_lm import CausalLM
+from core.optimizers import AdamW, Optimizer, default_learning_rate
 from core.schedules import Cosine, Schedule
 from core.spec import Spec
 
@@ -99,20 +100,6 @@ class NoAdapter(Spec):
     kind: Literal["none"] = "none"
 
 
-class AdamW(Spec):
-    """Loshchilov and Hutter 2019, arXiv:1711.05101."""
-
-    kind: Literal["adamw"] = "adamw"
-    learning_rate: float | None = Field(default=None, gt=0.0, le=1.0, description="default: by model size")
-    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (
-        0.9,
-        0.95,
-    )
-    eps: float = Field(default=1e-8, gt=0.0)
-    weight_decay: float = Field(default=0.1, ge=0.0, le=1.0)
-    max_grad_norm: float = Field(default=1.0, gt=0.0)
-
-
 class Budget(Spec):
     """How long to train: exactly one of these. A budget in seconds is outside the promise of bit-exact resume."""
 
@@ -186,7 +173,7 @@ class TrainSpec(Spec):
     adapter: NoAdapter = NoAdapter()
     data: Data
     objective: Objective = CausalLM()
-    optimizer: AdamW = AdamW()
+    optimizer: Optimizer = AdamW()
     schedule: Schedule = Cosine()
     budget: Budget = Budget(epochs=1)
     batch: Batch = Batch()
@@ -195,6 +182,11 @@ class TrainSpec(Spec):
     stop: Stop | None = None
     checkpoints: Checkpoints = Checkpoints()
     resources: Resources = Resources()
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _adamw_unless_said(cls, value: object) -> object:
+        return {"kind": "adamw", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _data_fits_objective(self) -> Self:
@@ -224,7 +216,9 @@ class TrainSpec(Spec):
                 "optimizer": self.optimizer.model_copy(
                     update={
                         "learning_rate": self.optimizer.learning_rate
-                        or default_learning_rate(model.num_parameters(), pretrained=pretrained)
+                        or default_learning_rate(
+                            model.num_parameters(), pretrained=pretrained, optimizer=type(self.optimizer)
+                        )
                     }
                 ),
                 "batch": Batch(sequences=self.batch.sequences or (8 if pretrained else 32)),
@@ -241,15 +235,6 @@ def check_fit(objective: str, format: str) -> None:
             f"objective {objective!r} cannot learn from data in format {format!r}; "
             f"it takes {' or '.join(fitting)}: change `objective.kind` or the file"
         )
-
-
-def default_learning_rate(num_parameters: int, *, pretrained: bool) -> float:
-    """3e-3 at 1 M parameters, falling with the cube root of the size (3e-4 at 1 B); a tenth of it to fine-tune.
-
-    The exponent is close to what Porian et al. 2024 (arXiv:2406.19146, table 4) find for AdamW.
-    """
-    rate = 3e-3 * (max(num_parameters, 1_000_000) / 1e6) ** (-1 / 3)
-    return float(f"{rate * (0.1 if pretrained else 1.0):.2e}")
 
 
 class TokenizerData(Spec):

@@ -124,7 +124,7 @@ def write_state(
     moments = {
         f"{name}/{key}": value.detach().cpu().contiguous()
         for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
+        for key, value in optimizer.state.get(parameter, {}).items()
     }
     save_file(moments, directory / "optimizer.safetensors")
     save_file(random_state.read(), directory / "random.safetensors")
@@ -139,11 +139,13 @@ def load(path: Path, *, model: Decoder, optimizer: torch.optim.Optimizer) -> tup
     """
     state = path / STATE
     names = dict(model.named_parameters())
+    fused = {parameter for group in optimizer.param_groups if group.get("fused") for parameter in group["params"]}
     for entry, value in load_file(state / "optimizer.safetensors").items():
         name, _, key = entry.rpartition("/")
-        device = "cpu" if key == "step" else names[name].device
+        parameter = names[name]
+        device = "cpu" if key == "step" and parameter not in fused else parameter.device
         # A copy of its own: what the file gives lies unaligned, and alignment may touch the last bit.
-        optimizer.state[names[name]][key] = value.clone().to(device)
+        optimizer.state[parameter][key] = value.clone().to(device)
     random_state.restore(load_file(state / "random.safetensors"))
     progress = Progress(**json.loads((state / "progress.json").read_text()))
     made_with: dict[str, str | int] = json.loads((state / "made_with.json").read_text())

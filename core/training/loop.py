@@ -1,7 +1,7 @@
 """The training loop: a generator of events that reads top to bottom. One loop for every objective; no trainer class.
 
     again and again: evaluate and save where it is due, end where it is time, else take one step
-    one step:        batch -> micro-batches -> sums of losses -> one division by the global count -> clip -> AdamW
+    one step:        batch -> micro-batches -> sums of losses -> one division by the global count -> clip -> optimizer
 
 Under the same plan the bits are the same whether the run was interrupted or not: a batch is a pure function of the
 step, and a checkpoint holds everything else that a step reads. A checkpoint is written after the evaluation of its own
@@ -25,7 +25,7 @@ from core.job_spec import TrainSpec
 from core.loss import TokenStats
 from core.models.attention import packed_attention
 from core.models.transformer import Decoder
-from core.training import random_state
+from core.training import optimizers, random_state
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.likelihood import token_stats
 from core.training.plan import Plan
@@ -92,8 +92,7 @@ def take_step(run: Run, progress: Progress) -> Iterator[Event]:
     progress.step += 1
     progress.tokens += tokens
     if math.isfinite(loss) and math.isfinite(norm):
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
+        optimizers.set_learning_rate(run.optimizer, rate)
         run.optimizer.step()
     else:
         yield note_skipped_step(progress, loss=loss, norm=norm, rate=rate)

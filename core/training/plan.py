@@ -106,7 +106,7 @@ def plan(spec: TrainSpec, model: ModelConfig, preparation: Preparation, slot: Sl
 
 
 def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot) -> int:
-    """The most sequences whose activations fit beside weights, gradients and AdamW's moments; at most the global batch.
+    """The most sequences whose activations fit beside weights, gradients and optimizer; at most the global batch.
 
     On a CPU no more than keeps its caches useful: larger ones were not faster. An estimate from shapes, not a probe: it
     must not depend on what is free at the moment. Its constants are peak memory as it was measured, in bytes.
@@ -118,12 +118,20 @@ def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot) -> int:
     if attention(slot, length) == "math":  # of every layer the softmax is kept; of one, all steps on the way to it
         scores = model.num_heads * length
         per_token += scores * (model.num_layers * (6 if is_bf16 else 4) + 20)
-    fixed = PROCESS_BYTES + LIKELIHOOD_BYTES + 16 * model.num_parameters()
+    state = 8 * model.num_parameters() + spec.optimizer.state_bytes(_shapes(model))  # fp32 weights and gradients
+    fixed = PROCESS_BYTES + LIKELIHOOD_BYTES + state
     budget = 0.8 * (spec.resources.memory_bytes or slot.memory_bytes) - fixed
     fits = int(budget // (per_token * length))
     if slot.device == "cpu":
         fits = min(fits, CPU_TOKENS // length)
     return max(1, min(sequences, fits))
+
+
+def _shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """About what there is: the linear layers of the blocks as one, and the rest."""
+    rest = model.vocab_size * model.hidden_size * (1 if model.tied_embeddings else 2)
+    rows = (model.num_parameters() - rest) // model.hidden_size
+    return {"_proj.weight": (rows, model.hidden_size), "rest": (rest // model.hidden_size, model.hidden_size)}
 
 
 def attention(slot: Slot, length: int) -> Literal["math", "sdpa"]:

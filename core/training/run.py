@@ -22,9 +22,10 @@ from core.data.batches import Batches, RowBatch, validation_batches
 from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
 from core.events import Entered, Resumed, Started
-from core.job_spec import AdamW, RandomModel, TrainSpec
+from core.job_spec import RandomModel, TrainSpec
 from core.models.transformer import Decoder
 from core.models.weights import load_model
+from core.optimizers import AdamW
 from core.run_dir import PLAN, PREPARATION, SPEC, RunDir, RunInputs
 from core.training import checkpoint, loop, optimizers, samples
 from core.training.checkpoint import Progress, SavedCheckpoint

@@ -10,10 +10,10 @@ from sqlalchemy import update
 
 from api import fine_tuning
 from core.events import Evaluated, Finished, Saved, Started, Step
-from core.job_spec import default_learning_rate
 from core.jobs import journal, registry, store
 from core.jobs.tables import Checkpoint, Job, Model
 from core.models.config import Dimensions, ModelConfig
+from core.optimizers import default_learning_rate
 from tests.apis import CHAT, TINY, Api
 
 BASE = "pt:lab:plays:1a2b3c4d"

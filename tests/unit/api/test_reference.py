@@ -133,7 +133,10 @@ def test_the_catalog_is_drawn_from_the_classes() -> None:
         "chat",
         "prompt_completion",
     ]
-    assert {one["kind"] for one in found["schedules"]} >= {"cosine", "warmup_stable_decay"}
+    assert [one["kind"] for one in found["schedules"]] == [
+        *("cosine", "warmup_stable_decay", "linear", "constant", "inverse_sqrt"),
+    ]
+    assert [one["kind"] for one in found["optimizers"]] == ["adamw", "muon", "adafactor", "sgd"]
     assert found["optimizers"][0]["schema"]["properties"]["learning_rate"]
     assert "train" in found["job_schema"]["discriminator"]["mapping"]
     assert "validation_loss" in found["stop_metrics"]

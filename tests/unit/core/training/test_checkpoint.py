@@ -18,11 +18,11 @@ from safetensors import safe_open
 from core.child import failure
 from core.data.tokenizer import Tokenizer
 from core.errors import StorageFull
-from core.job_spec import AdamW
 from core.models import manifest
 from core.models.config import Dimensions, ModelConfig
 from core.models.transformer import Decoder
 from core.models.weights import load_model
+from core.optimizers import AdamW
 from core.training import checkpoint, optimizers
 from core.training.checkpoint import CorruptCheckpoint, Progress, SavedCheckpoint
 from tests.unit.core.training.conftest import VOCAB, Killed

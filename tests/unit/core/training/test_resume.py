@@ -48,6 +48,28 @@ def test_stopped_or_killed_anywhere_it_ends_with_the_same_bits(
         assert figures(resumed) == figures(whole, after=begun)
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"kind": "adamw", "state": "int8", "layer_decay": 0.8},
+        {"kind": "muon"},
+        {"kind": "adafactor"},
+        {"kind": "sgd"},
+        {"kind": "sgd", "momentum": 0.0},
+    ],
+    ids=lambda optimizer: "-".join(map(str, optimizer.values())),
+)
+def test_every_optimizer_goes_on_as_if_nothing_had_been(lab: Lab, optimizer: dict[str, Any]) -> None:
+    spec = lab.spec(optimizer={"learning_rate": 0.01, **optimizer}, precision="bf16")
+    whole = lab.run(spec)
+    stopped = lab.run(spec, stop_when=at_step(5))
+    killed = lab.run(spec, after=stopped, kill_when=at_step(8))
+    resumed = lab.run(spec, after=killed)
+    assert [attempt.of(Resumed)[0].step for attempt in (killed, resumed)] == [5, 6]
+    assert resumed.weights == whole.weights
+    assert figures(resumed) == figures(whole, after=6)
+
+
 def test_the_fused_kernel_of_long_rows_repeats_its_bits_too(lab: Lab) -> None:
     spec = lab.spec(precision="bf16")
     whole = lab.run(spec, attention="sdpa")
