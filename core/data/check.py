@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from core.data.examples import Conversation, Document, Example
+from core.data.examples import Conversation, Example, characters
 from core.data.formats import FormatName
 from core.data.reader import BadLine, parse, read_records
 from core.errors import InvalidData
@@ -92,12 +92,8 @@ def check_file(
 
 def _count(example: Example, counts: Counter[str], roles: Counter[str]) -> None:
     counts["examples"] += 1
+    counts["characters"] += characters(example)
     if isinstance(example, Conversation):
         roles.update(turn.role for turn in example.turns)
-        counts["characters"] += sum(len(turn.content) for turn in example.turns)
         counts["learned"] += sum(1 for turn in example.turns if turn.weight)
         counts["tools"] += bool(example.tools)
-    elif isinstance(example, Document):
-        counts["characters"] += len(example.text)
-    else:
-        counts["characters"] += len(example.prompt) + len(example.completion)

@@ -17,7 +17,7 @@ from core import child
 from core.data import statistics
 from core.data.check import check_file
 from core.data.encoding import encode_examples
-from core.data.examples import Conversation, Document, Example, TokenExample
+from core.data.examples import Example, TokenExample, characters
 from core.data.mixture import Mixture
 from core.data.packing import Rows, pack, shuffled
 from core.data.reader import BadLine, parse, read_records
@@ -179,7 +179,7 @@ def _tokenize(
 ) -> list[str]:
     """Write the missing datasets, reading each file once."""
     progress.enter("tokenizing")
-    total = sum(characters for _, characters in counted.values()) or 1
+    total = sum(size for _, size in counted.values()) or 1
     done = 0
     with ExitStack() as stack:
         renderer = stack.enter_context(Renderer())
@@ -203,7 +203,7 @@ def _tokenize(
                 tokenized = _encode(tokenizer, renderer, part.file, [(line, e) for _, line, e in chosen])
                 for (hash, _, _), example in zip(chosen, tokenized, strict=True):
                     writers[str(hash)].append(example)
-                done += sum(_characters(example) for _, example in batch)
+                done += sum(characters(example) for _, example in batch)
                 progress.at(READING + (1 - READING) * done / total, f"tokenizing {part.file.filename}")
     return list(writers)
 
@@ -224,21 +224,13 @@ def _examples(file: InputFile) -> Iterator[tuple[int, Example]]:
 
 
 def _batch(examples: Iterator[tuple[int, Example]]) -> list[tuple[int, Example]]:
-    batch, characters = [], 0
+    batch, size = [], 0
     for line, example in islice(examples, BATCH_EXAMPLES):
         batch.append((line, example))
-        characters += _characters(example)
-        if characters >= BATCH_CHARACTERS:
+        size += characters(example)
+        if size >= BATCH_CHARACTERS:
             break
     return batch
-
-
-def _characters(example: Example) -> int:
-    if isinstance(example, Document):
-        return len(example.text)
-    if isinstance(example, Conversation):
-        return sum(len(turn.content) for turn in example.turns)
-    return len(example.prompt) + len(example.completion)
 
 
 def _encode(

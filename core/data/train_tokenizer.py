@@ -12,7 +12,7 @@ from tokenizers import decoders, models, trainers
 
 from core import child
 from core.data.check import Report, check_file
-from core.data.examples import Conversation, Document, Example
+from core.data.examples import texts_of
 from core.data.prepare import Progress
 from core.data.reader import BadLine, parse, read_records
 from core.data.tokenizer import BYTE_CHARACTERS, SPECIALS, Tokenizer
@@ -84,15 +84,7 @@ class Corpus:
 def _texts(file: InputFile) -> Iterator[str]:
     for _, record in read_records(file.path, file.filename):
         assert not isinstance(record, BadLine), "checked before"
-        yield from _texts_of(parse(record, file.format))
-
-
-def _texts_of(example: Example) -> list[str]:
-    if isinstance(example, Document):
-        return [example.text]
-    if isinstance(example, Conversation):
-        return [turn.content for turn in example.turns]
-    return [example.prompt, example.completion]
+        yield from texts_of(parse(record, file.format))
 
 
 def learn_bpe(corpus: Iterable[str], vocab_size: int, stop: child.Stop) -> Tokenizer:
