@@ -124,10 +124,8 @@ class Batch(Spec):
 
 class Evaluation(Spec):
     every: int | None = Field(default=None, ge=1, description="steps; default: a tenth of the run")
-    metrics: tuple[Literal["loss", "perplexity", "token_accuracy"], ...] = (
-        "loss",
-        "perplexity",
-        "token_accuracy",
+    metrics: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="default: all that the objective has"
     )
     samples: int = Field(default=2, ge=0, le=16, description="texts written at each evaluation")
 
@@ -135,7 +133,7 @@ class Evaluation(Spec):
 class Stop(Spec):
     """End early: when `metric` has not improved for `patience` evaluations, or has reached `target`."""
 
-    metric: Literal["validation_loss", "validation_perplexity", "validation_token_accuracy"] = "validation_loss"
+    metric: str = Field(default="validation_loss", pattern="^validation_")
     patience: int | None = Field(default=None, ge=1)
     min_delta: float = Field(default=0.0, ge=0.0)
     target: float | None = None
@@ -189,11 +187,17 @@ class TrainSpec(Spec):
         return {"kind": "adamw", **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _data_fits_objective(self) -> Self:
+    def _fits_objective(self) -> Self:
         if self.data.format != "auto":
             check_fit(self.objective.kind, self.data.format)
         if self.stop is not None and self.data.validation is None:
             raise ValueError(f"`stop` watches {self.stop.metric}, but `data.validation` is not given; give it")
+        watched = [self.stop.metric.removeprefix("validation_")] if self.stop else []
+        if unknown := {*(self.evaluation.metrics or ()), *watched} - {*self.objective.metrics}:
+            raise ValueError(
+                f"objective {self.objective.kind!r} has no metric {', '.join(sorted(unknown))}; "
+                f"it has {', '.join(self.objective.metrics)}"
+            )
         return self
 
     def resolved(self, model: ModelConfig, *, format: FormatName) -> "TrainSpec":

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from core.events import Event
 from core.job_spec import FormatName
+from core.models.config import ModelConfig
 from core.spec import Spec
 
 SPEC = "spec.json"
@@ -48,8 +49,12 @@ class RunInputs(Spec):
     validation_file: InputFile | None = None
     tokenizer: Path | None = None
     """directory with `tokenizer.json` (and `chat_template.jinja`); None: the built-in byte tokenizer"""
+    config: ModelConfig | None = None
+    """of the model that is trained, as it was resolved at submit; its labels may still be open"""
     model: Path | None = None
     """directory of the model to start from"""
+    reference: Path | None = None
+    """directory of a second model that is only read: the reference of a preference objective, a teacher"""
     datasets: dict[str, Path] = Field(default_factory=dict)
     """token datasets by content hash: for prepare those that exist already, for training those it reads"""
     checkpoint: Path | None = None

@@ -94,6 +94,7 @@ def _inputs_to_prepare(session: Session, storage: Storage, job: Job, spec: Train
     return RunInputs(
         files=_files(session, storage, spec),
         validation_file=_file(session, storage, held_out, spec) if held_out else None,
+        config=ModelConfig.model_validate(job.config),
         tokenizer=_tokenizer(session, storage, job, spec),
         datasets={hash: path for hash, path in paths.items() if path.is_dir()},
     )
@@ -110,7 +111,9 @@ def _inputs_to_train(
         model = storage.directory(f"{base.storage_key}/model")
     return RunInputs(
         tokenizer=_tokenizer(session, storage, job, spec),
+        config=ModelConfig.model_validate(job.config),
         model=model,
+        reference=model if spec.objective.needs_reference else None,
         datasets={hash: storage.directory(dataset_key(hash)) for hash in sorted(hashes)},
         checkpoint=storage.directory(checkpoint.storage_key) if checkpoint else None,
         checkpoint_manifest_sha256=checkpoint.manifest_sha256 if checkpoint else None,

@@ -24,6 +24,7 @@ from core.jobs import queue, registry, store
 from core.jobs.store import Claim
 from core.jobs.tables import Checkpoint, Job
 from core.run_dir import RunDir
+from core.training.plan import Preparation
 from worker import checkpoints, inputs, outcome
 from worker.child import Child
 from worker.place import Place
@@ -212,6 +213,7 @@ class Supervisor:
         def end(session: Session) -> None:
             for hash, size in sizes.items():
                 registry.add_dataset(session, hash, storage_key=inputs.dataset_key(hash), size_bytes=size)
+            registry.name_outputs(session, self.claim, Preparation.model_validate(prepared.facts).labels)
             store.finish_validating(session, self.claim, prepared.facts)
 
         self._end(end)

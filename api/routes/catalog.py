@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from api.dependencies import Reader
 from core.data.formats import FORMATS
-from core.job_spec import JOB_SPEC, Evaluation, Stop, TrainSpec
+from core.job_spec import JOB_SPEC, TrainSpec
 from core.models.config import ModelConfig
 from core.models.families import FAMILIES
 from core.objectives import OBJECTIVES
@@ -49,7 +49,12 @@ def catalog() -> dict[str, Any]:
             for kind, family in FAMILIES.items()
         ],
         "objectives": [
-            choice(kind, cls) | {"formats": [name for name, known in FORMATS.items() if known.yields in cls.consumes]}
+            choice(kind, cls)
+            | {
+                "formats": [name for name, known in FORMATS.items() if known.yields in cls.consumes],
+                "models": list(cls.models),
+                "metrics": list(cls.metrics),
+            }
             for kind, cls in OBJECTIVES.items()
         ],
         "formats": [
@@ -59,8 +64,7 @@ def catalog() -> dict[str, Any]:
         "optimizers": choices("optimizer"),
         "schedules": choices("schedule"),
         "adapters": choices("adapter"),
-        "metrics": list(get_args(get_args(Evaluation.model_fields["metrics"].annotation)[0])),
-        "stop_metrics": list(get_args(Stop.model_fields["metric"].annotation)),
+        "metrics": sorted({name for cls in OBJECTIVES.values() for name in cls.metrics}),
         "job_schema": JOB_SPEC.json_schema(),
     }
 

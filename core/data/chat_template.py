@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from core.data.chatml import CHATML
-from core.data.examples import Conversation, TokenExample, Turn
+from core.data.examples import Conversation, TokenSequence, Turn
 from core.data.marks import Marks, marks_for, special_strings
 from core.data.renderer import Rendered, Renderer, messages_of
 from core.data.tokenizer import TURN_END, TURN_START, Tokenizer
@@ -41,7 +41,7 @@ def render(
         )
 
 
-def encode_conversation(tokenizer: Tokenizer, conversation: Conversation, renderer: Renderer) -> TokenExample:
+def encode_conversation(tokenizer: Tokenizer, conversation: Conversation, renderer: Renderer) -> TokenSequence:
     """Ids and weights of a conversation to learn from.
 
     Raises:
@@ -52,7 +52,7 @@ def encode_conversation(tokenizer: Tokenizer, conversation: Conversation, render
 
 def encode_conversations(
     tokenizer: Tokenizer, conversations: Iterable[Conversation], renderer: Renderer
-) -> list[TokenExample]:
+) -> list[TokenSequence]:
     """`encode_conversation` for many, tokenized together."""
     return _encode(tokenizer, [_script(tokenizer, c, renderer, for_training=True) for c in conversations])
 
@@ -146,7 +146,7 @@ def _through_turn_end(text: str, span: tuple[int, int], found: Sequence[re.Match
     return span
 
 
-def _encode(tokenizer: Tokenizer, scripts: Sequence[_Script]) -> list[TokenExample]:
+def _encode(tokenizer: Tokenizer, scripts: Sequence[_Script]) -> list[TokenSequence]:
     """Tokenize the texts of all scripts together, each distinct one once."""
     firsts = {s.pieces[0]: 0 for s in scripts if s.pieces and isinstance(s.pieces[0], str)}
     others = {piece: 0 for s in scripts for piece in s.pieces[1:] if isinstance(piece, str)}
@@ -160,5 +160,5 @@ def _encode(tokenizer: Tokenizer, scripts: Sequence[_Script]) -> list[TokenExamp
             here = [piece] if isinstance(piece, int) else (other_ids if nth else first_ids)[piece]
             ids += here
             weights += [weight] * len(here)
-        examples.append(TokenExample(ids, weights))
+        examples.append(TokenSequence(ids, weights))
     return examples

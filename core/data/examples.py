@@ -128,11 +128,30 @@ class GradedPrompt:
 
 
 @dataclass(frozen=True)
-class TokenExample:
-    """What every text example becomes: ids with a loss weight each. `weights[i]` is that of `ids[i]` as a target."""
+class TokenSequence:
+    """Ids with a loss weight each. `weights[i]` is that of `ids[i]` as a target; `targets[i]`, where it is not
+    `ids[i]` itself that is learned there (a tag)."""
 
     ids: list[int]
     weights: list[float]
+    targets: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class TokenExample:
+    """What every example becomes: one sequence, or several that lie in lanes of their own (source and target, chosen
+    and rejected, anchor and positive), and what is to be known of the whole."""
+
+    sequences: tuple[TokenSequence, ...]
+    labels: tuple[float, ...] = ()
+    """class probabilities, a value, a span: of the same width in a whole dataset"""
+    item: str = ""
+    """JSON, for who judges answers"""
+
+    @classmethod
+    def of(cls, ids: list[int], weights: list[float]) -> "TokenExample":
+        """One sequence."""
+        return cls((TokenSequence(ids, weights),))
 
 
 Example = (

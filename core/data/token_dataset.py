@@ -1,11 +1,15 @@
 """`TokenDataset`: tokenized examples in an immutable directory, memory-mapped: data larger than memory trains.
 
-    ids.bin       every example's ids, one after the other; uint16 where the vocabulary fits, else uint32
+    ids.bin       every sequence's ids, one after the other; uint16 where the vocabulary fits, else uint32
     weights.bin   uint8, 0 or 1 for each id as a target; absent when all are 1
-    offsets.bin   int64, where each example starts, and the end: one more than there are examples
+    targets.bin   int32, what is learned at each id, where that is not the ids themselves (tags)
+    offsets.bin   int64, where each sequence starts, and the end: one more than there are sequences
+    labels.bin    float32, `num_labels` for each example
+    items.jsonl   a line of JSON for each example, for who judges answers
     meta.json     `Meta`
 
-The directory's name is its content hash: `dataset_hash` of the file it was made from and of all that decided how.
+An example has `num_lanes` sequences, which follow each other. The directory's name is its content hash:
+`dataset_hash` of the file it was made from and of all that decided how.
 """
 
 import hashlib
@@ -13,17 +17,18 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.data.examples import TokenExample
+from core.data.examples import TokenExample, TokenSequence
 from core.errors import InvalidData
 from core.spec import Spec
 
-VERSION = 1
+VERSION = 2
 """raised when the same file and recipe would give other tokens: old datasets are then made anew"""
 
 META = "meta.json"
@@ -33,24 +38,31 @@ class Meta(Spec):
     version: int
     dtype: str
     num_documents: int
+    """examples"""
     num_tokens: int
     num_supervised_tokens: int
-    """ids with weight 1 that have a predecessor in their example"""
+    """ids with weight 1 that have a predecessor in their sequence"""
     vocab_size: int
     divisible: bool
     """an example longer than a row goes on in the next row (text); else it is cut off (conversations)"""
+    num_lanes: int = 1
+    num_labels: int = 0
 
 
 class TokenDataset:
-    """Read-only. `ids`, `weights` (None: all 1) and `offsets` are memory maps."""
+    """Read-only. `ids`, `weights` (None: all 1), `targets` (None: the ids), `offsets` and `labels` are memory maps."""
 
     def __init__(self, path: Path, meta: Meta) -> None:
         self.path = path
         self.meta = meta
-        self.offsets = _map(path / "offsets.bin", np.dtype(np.int64), meta.num_documents + 1)
+        self.offsets = _map(path / "offsets.bin", np.dtype(np.int64), meta.num_documents * meta.num_lanes + 1)
         self.ids = _map(path / "ids.bin", np.dtype(meta.dtype), meta.num_tokens)
-        weights = path / "weights.bin"
+        weights, targets = path / "weights.bin", path / "targets.bin"
         self.weights = _map(weights, np.dtype(np.uint8), meta.num_tokens) if weights.exists() else None
+        self.targets = _map(targets, np.dtype(np.int32), meta.num_tokens) if targets.exists() else None
+        labels = _map(path / "labels.bin", np.dtype(np.float32), meta.num_documents * meta.num_labels)
+        self.labels = labels.reshape(meta.num_documents, meta.num_labels)
+        """[examples, num_labels]"""
 
     @classmethod
     def open(cls, path: Path) -> "TokenDataset":
@@ -73,10 +85,28 @@ class TokenDataset:
         return self.meta.num_documents
 
     def __getitem__(self, document: int) -> TokenExample:
-        start, end = int(self.offsets[document]), int(self.offsets[document + 1])
+        first = document * self.meta.num_lanes
+        sequences = tuple(self._sequence(first + lane) for lane in range(self.meta.num_lanes))
+        return TokenExample(sequences, tuple(self.labels[document].tolist()))
+
+    def _sequence(self, number: int) -> TokenSequence:
+        start, end = int(self.offsets[number]), int(self.offsets[number + 1])
         ids = self.ids[start:end].tolist()
         weights = [1.0] * len(ids) if self.weights is None else self.weights[start:end].astype(float).tolist()
-        return TokenExample(ids, weights)
+        return TokenSequence(ids, weights, None if self.targets is None else self.targets[start:end].tolist())
+
+    def starts(self, lane: int = 0) -> NDArray[np.int64]:
+        """Where the sequence of that lane starts in `ids`, for each example."""
+        return self.offsets[lane : -1 : self.meta.num_lanes]
+
+    def lengths(self, lane: int = 0) -> NDArray[np.int64]:
+        """Ids in the sequence of that lane, for each example."""
+        return self.offsets[lane + 1 :: self.meta.num_lanes] - self.starts(lane)
+
+    def items(self) -> list[str]:
+        """Every example's item; read into memory."""
+        path = self.path / "items.jsonl"
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else [""] * len(self)
 
 
 class TokenDatasetWriter:
@@ -87,37 +117,63 @@ class TokenDatasetWriter:
         self._partial = path.with_name(f".{path.name}.partial")
         self._dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
         self._vocab_size, self._divisible = vocab_size, divisible
-        self._documents = self._tokens = self._supervised = 0
-        self._all_ones = True
+        self._documents = self._tokens = self._supervised = self._labels = 0
+        self._lanes = 1
+        self._all_ones, self._has_targets, self._has_items = True, False, False
 
     def __enter__(self) -> "TokenDatasetWriter":
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir(parents=True)
-        self._ids = (self._partial / "ids.bin").open("wb")
-        self._weights = (self._partial / "weights.bin").open("wb")
-        self._offsets = (self._partial / "offsets.bin").open("wb")
+        self._files = ExitStack()
+
+        def opened(name: str) -> BinaryIO:
+            return self._files.enter_context((self._partial / name).open("wb"))
+
+        self._ids, self._weights, self._targets = opened("ids.bin"), opened("weights.bin"), opened("targets.bin")
+        self._offsets, self._label_file, self._items = (
+            opened("offsets.bin"),
+            opened("labels.bin"),
+            opened("items.jsonl"),
+        )
         self._offsets.write(np.int64(0).tobytes())
         return self
 
     def append(self, example: TokenExample) -> None:
-        ids = np.asarray(example.ids, dtype=self._dtype)
-        weights = np.asarray(example.weights, dtype=np.uint8)
+        """All examples have the same number of sequences and of labels, and all sequences have targets or none has."""
+        self._lanes, self._labels = len(example.sequences), len(example.labels)
+        for sequence in example.sequences:
+            self._append_sequence(sequence)
+        self._label_file.write(np.asarray(example.labels, dtype=np.float32).tobytes())
+        self._items.write(example.item.encode() + b"\n")
+        self._has_items = self._has_items or bool(example.item)
+        self._documents += 1
+
+    def _append_sequence(self, sequence: TokenSequence) -> None:
+        ids = np.asarray(sequence.ids, dtype=self._dtype)
+        weights = np.asarray(sequence.weights, dtype=np.uint8)
         self._ids.write(ids.tobytes())
         self._weights.write(weights.tobytes())
-        self._documents += 1
+        if sequence.targets is not None:
+            self._targets.write(np.asarray(sequence.targets, dtype=np.int32).tobytes())
+            self._has_targets = True
         self._tokens += len(ids)
         self._supervised += int(weights[1:].sum())
         self._all_ones = self._all_ones and bool(weights.all())
         self._offsets.write(np.int64(self._tokens).tobytes())
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        for file in (self._ids, self._weights, self._offsets):
-            file.close()
+        self._files.close()
         if kind is not None:
             shutil.rmtree(self._partial, ignore_errors=True)
             return
-        if self._all_ones:
-            (self._partial / "weights.bin").unlink()
+        needless = {
+            "weights.bin": self._all_ones,
+            "targets.bin": not self._has_targets,
+            "items.jsonl": not self._has_items,
+        }
+        for name, is_needless in needless.items():
+            if is_needless:
+                (self._partial / name).unlink()
         meta = Meta(
             version=VERSION,
             dtype=self._dtype.name,
@@ -126,6 +182,8 @@ class TokenDatasetWriter:
             num_supervised_tokens=self._supervised,
             vocab_size=self._vocab_size,
             divisible=self._divisible,
+            num_lanes=self._lanes,
+            num_labels=self._labels,
         )
         (self._partial / META).write_text(meta.model_dump_json(indent=1))
         shutil.rmtree(self.path, ignore_errors=True)

@@ -29,6 +29,8 @@ TURN_END = "<|im_end|>"
 FIM_PREFIX = "<|fim_prefix|>"
 FIM_MIDDLE = "<|fim_middle|>"
 FIM_SUFFIX = "<|fim_suffix|>"
+MASK = "<|spare_0|>"
+"""the tokenizers that are made here have no other"""
 SPECIALS = (
     END_OF_TEXT,
     PAD,
@@ -80,6 +82,8 @@ class Tokenizer:
             )
         self.end_of_text: int = end_of_text
         self.pad: int = pad if pad is not None else self.specials.get(PAD, end_of_text)
+        self.mask: int | None = self._named("mask_token") or self.specials.get(MASK)
+        """stands for a token that is to be guessed"""
         self.turn_end: int | None = self._find_turn_end(eos)
         self.stop_ids = frozenset(id for id in (end_of_text, eos, self.turn_end, *stops) if id is not None)
         """tokens that end a generation"""

@@ -37,7 +37,7 @@ def main() -> None:
     key = first_key(Database(settings().database_url))
     if key is None:
         sys.exit("There is an admin key already. It makes others: weightsmith keys create --help")
-    print(key)
+    sys.stdout.write(f"{key}\n")
 
 
 if __name__ == "__main__":

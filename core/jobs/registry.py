@@ -1,6 +1,7 @@
 """Names and what they stand for: models, checkpoints, aliases, tokenizers; which of them are in use; which may go."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from core.errors import Conflict, NotFound
 from core.events import Saved
-from core.jobs import journal
+from core.jobs import journal, store
 from core.jobs.dialect import clock, insert_unless_there
 from core.jobs.ids import new_id, random_text
 from core.jobs.states import TERMINAL
@@ -91,6 +92,13 @@ def _root(session: Session, job: Job) -> str:
         return slug(str(job.spec.get("suffix") or (job.model_name or "").rsplit(":", 1)[-1]))
     base = session.get(Model, job.base_model.split(":ckpt-step-")[0])
     return base.root if base else slug(job.base_model)
+
+
+def name_outputs(session: Session, claim: store.Claim, labels: Sequence[str]) -> None:
+    """The classes or tags that were found in the data are the outputs of the model's head."""
+    job = store.held(session, claim)
+    if labels and job.config is not None:
+        job.config = job.config | {"labels": list(labels)}
 
 
 def commit_checkpoint(session: Session, job: Job, saved: Saved, *, storage_key: str) -> Checkpoint:

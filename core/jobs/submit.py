@@ -118,11 +118,39 @@ def _resolve_train(session: Session, project_id: str, spec: TrainSpec) -> Resolv
         spec, vocab_size, used = _resolve_tokenizer(session, project_id, spec, spec.model)
         assert isinstance(spec.model, RandomModel)
         config = spec.model.shape(vocab_size=vocab_size)
+    config = _with_head(spec, config)
     try:
         resolved = spec.resolved(config, format=format)
     except ValueError as error:
         raise InvalidRequest(f"{error}.", code="sequence_too_long", param="data.sequence_length") from None
     return Resolved(resolved, (*used, *(file.id for file in sources)), tuple(sources), base, config)
+
+
+def _with_head(spec: TrainSpec, config: ModelConfig) -> ModelConfig:
+    """The model as the objective needs it: another head than it has comes without names for its outputs."""
+    objective = spec.objective
+    if config.kind not in objective.models:
+        raise InvalidRequest(
+            f"Objective {objective.kind!r} trains {_kinds(objective.models)}; this model is {_kinds((config.kind,))}.",
+            code="model_mismatch",
+            param="objective.kind",
+            hint="GET /v1/catalog lists the families of models and what each objective trains.",
+        )
+    if objective.needs_reference and isinstance(spec.model, RandomModel):
+        raise InvalidRequest(
+            f"Objective {objective.kind!r} compares with the model that it starts from; random weights are none.",
+            code="model_mismatch",
+            param="model.init",
+            hint='Start from a finished model: {"init": "pretrained", "from": …}.',
+        )
+    if config.head == objective.head:
+        return config
+    return config.model_copy(update={"head": objective.head, "labels": ()})
+
+
+def _kinds(kinds: tuple[str, ...]) -> str:
+    names = {"decoder": "a decoder", "encoder": "an encoder", "encoder_decoder": "an encoder-decoder"}
+    return " or ".join(names[kind] for kind in kinds)
 
 
 def _resolve_tokenizer(

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from core.spec import Spec
 
+Kind = Literal["decoder", "encoder", "encoder_decoder"]
+Head = Literal["language_model", "classifier", "tagger", "span", "score", "embedding"]
+
 
 class Dimensions(Spec):
     """What a user may choose freely instead of a preset."""
@@ -42,6 +45,10 @@ class ModelConfig(Spec):
     """Everything the forward pass needs to know, resolved: nothing here is optional."""
 
     family: Literal["llama"]
+    kind: Kind = "decoder"
+    head: Head = "language_model"
+    labels: tuple[str, ...] = ()
+    """names of the head's outputs, where they have names"""
     vocab_size: int = Field(ge=2)
     hidden_size: int
     num_layers: int

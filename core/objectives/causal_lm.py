@@ -11,11 +11,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from core.data.examples import Document
-from core.loss import Loss, TokenStats
-from core.spec import Spec
+from core.loss import Loss, ObjectiveSpec, TokenStats
 
 
-class CausalLM(Spec):
+class CausalLM(ObjectiveSpec):
     """Pretraining on plain text."""
 
     kind: Literal["causal_lm"] = "causal_lm"
@@ -25,11 +24,10 @@ class CausalLM(Spec):
 
     def loss(self, stats: TokenStats) -> Loss:
         """Sum of weighted negative log-likelihoods, nats, over the summed weights."""
-        nll_N = -stats.logp_N
-        if self.z_loss:
-            nll_N = nll_N + self.z_loss * stats.log_z_N.square()
+        nll = -(stats.logp_N * stats.weight_N).sum()
+        z_loss = self.z_loss * (stats.log_z_N.square() * stats.weight_N).sum() if self.z_loss else 0.0
         return Loss(
-            sum=(nll_N * stats.weight_N).sum(),
+            sum=nll + z_loss,
             count=stats.weight_N.sum(),
-            metrics={"token_accuracy": (stats.correct_N * stats.weight_N).sum()},
+            metrics={"nll": nll, "token_accuracy": (stats.correct_N * stats.weight_N).sum()},
         )

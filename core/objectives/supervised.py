@@ -9,11 +9,10 @@ Which tokens belong to the assistant is decided by `core.data.chat_template`, no
 from typing import ClassVar, Literal
 
 from core.data.examples import Conversation, PromptCompletion
-from core.loss import Loss, TokenStats
-from core.spec import Spec
+from core.loss import Loss, ObjectiveSpec, TokenStats
 
 
-class Supervised(Spec):
+class Supervised(ObjectiveSpec):
     """Fine-tuning on conversations (assistant turns) or on prompts with completions."""
 
     kind: Literal["supervised"] = "supervised"
@@ -22,8 +21,9 @@ class Supervised(Spec):
 
     def loss(self, stats: TokenStats) -> Loss:
         """Sum of weighted negative log-likelihoods, nats, over the summed weights."""
+        nll = -(stats.logp_N * stats.weight_N).sum()
         return Loss(
-            sum=-(stats.logp_N * stats.weight_N).sum(),
+            sum=nll,
             count=stats.weight_N.sum(),
-            metrics={"token_accuracy": (stats.correct_N * stats.weight_N).sum()},
+            metrics={"nll": nll, "token_accuracy": (stats.correct_N * stats.weight_N).sum()},
         )

@@ -22,13 +22,11 @@ from core.data.batches import Batches, RowBatch
 from core.errors import Diverged, StorageFull, TooLarge
 from core.events import Entered, Evaluated, Event, Finished, Sampled, Saved, Step, Warned
 from core.job_spec import TrainSpec
-from core.loss import TokenStats
-from core.models.attention import packed_attention
-from core.models.transformer import Decoder
+from core.loss import LOWER_IS_BETTER
 from core.training import optimizers, random_state
 from core.training.checkpoint import Progress, SavedCheckpoint
-from core.training.likelihood import token_stats
 from core.training.plan import Plan
+from core.training.stats import Forward, stats_of
 from core.training.sums import Sums
 
 Reason = Literal["completed", "early_stopped", "target_reached", "interrupted"]
@@ -43,7 +41,7 @@ class Run:
 
     spec: TrainSpec
     plan: Plan
-    model: Decoder
+    forward: Forward
     optimizer: torch.optim.Optimizer
     batches: Batches
     validate: Callable[[], Iterator[RowBatch]] | None
@@ -53,6 +51,8 @@ class Run:
     save: Callable[[Progress], SavedCheckpoint]
     should_stop: Callable[[], bool]
     """asked once a step: does somebody want the run to save and end"""
+    labels: tuple[str, ...] = ()
+    """names of the head's outputs"""
 
 
 def train(run: Run, progress: Progress) -> Iterator[Event]:
@@ -87,8 +87,8 @@ def take_step(run: Run, progress: Progress) -> Iterator[Event]:
     rate = learning_rate(run, progress)
     batch = run.batches.batch(progress.step, total_rows=total_rows(run))
     loss, metrics = yield from accumulate_gradients(run, progress, batch)
-    norm = float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.spec.optimizer.max_grad_norm))
-    tokens = int((batch.segments_BT > 0).sum())
+    norm = float(torch.nn.utils.clip_grad_norm_(run.forward.model.parameters(), run.spec.optimizer.max_grad_norm))
+    tokens = batch.num_tokens
     progress.step += 1
     progress.tokens += tokens
     if math.isfinite(loss) and math.isfinite(norm):
@@ -105,7 +105,7 @@ def take_step(run: Run, progress: Progress) -> Iterator[Event]:
         tokens=progress.tokens,
         tokens_per_second=tokens / seconds,
         seconds=seconds,
-        metrics={name: finite(value) for name, value in metrics.items()},
+        metrics={name: finite(value) for name, value in metrics.items() if name != "nll"},
     )
 
 
@@ -126,7 +126,7 @@ def accumulate_gradients(
                 raise
             if progress.micro_batch == 1:
                 raise TooLarge(
-                    f"A single sequence of {batch.ids_BT.shape[1]} tokens does not fit into memory: {error}",
+                    f"A single row of {run.batches.length} tokens does not fit into memory: {error}",
                     code="insufficient_memory",
                     param="data.sequence_length",
                     hint="Shorten data.sequence_length, choose a smaller model, or a machine with more memory.",
@@ -140,42 +140,21 @@ def accumulate_gradients(
 
 
 def _accumulate_gradients(run: Run, micro_batch: int, batch: RowBatch) -> tuple[float, dict[str, float]]:
-    run.model.train()
+    run.forward.model.train()
     run.optimizer.zero_grad(set_to_none=True)
     sums = Sums()
-    for start in range(0, len(batch.ids_BT), micro_batch):
-        stats = stats_of(run, batch, slice(start, start + micro_batch))
+    for start in range(0, len(batch), micro_batch):
+        stats = stats_of(
+            run.spec.objective, run.forward, batch.rows(slice(start, start + micro_batch), device=run.plan.device)
+        )
         if stats is not None:
             loss = run.spec.objective.loss(stats)
             loss.sum.backward()  # type: ignore[no-untyped-call]
             sums.add(loss)
-    for parameter in run.model.parameters():
+    for parameter in run.forward.model.parameters():
         if parameter.grad is not None:
             parameter.grad /= sums.count
     return sums.mean_loss, sums.mean_metrics
-
-
-def stats_of(run: Run, batch: RowBatch, rows: slice) -> TokenStats | None:
-    """Likelihoods of the learned targets in some rows of a batch; None where nothing is to be learned."""
-    device = torch.device(run.plan.device)
-    longest = int((batch.segments_BT[rows] > 0).sum(1).max())  # what follows is padding in every row
-    ids_BT, targets_BT, weights_BT, positions_BT, segments_BT = (
-        tensor[rows, :longest].to(device)
-        for tensor in (batch.ids_BT, batch.targets_BT, batch.weights_BT, batch.positions_BT, batch.segments_BT)
-    )
-    learned_N = weights_BT.flatten().nonzero()[:, 0]
-    if len(learned_N) == 0:
-        return None
-    dtype = torch.bfloat16 if run.plan.precision == "bf16" else torch.float32
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
-        hidden_BTD = run.model(ids_BT, positions_BT, packed_attention(segments_BT, kind=run.plan.attention))
-    return token_stats(
-        hidden_BTD.flatten(0, 1)[learned_N],
-        run.model.lm_head.weight,
-        targets_BT.flatten()[learned_N],
-        weights_BT.flatten()[learned_N],
-        dtype=dtype,
-    )
 
 
 def evaluate(run: Run, progress: Progress) -> Generator[Event, None, bool]:
@@ -186,22 +165,21 @@ def evaluate(run: Run, progress: Progress) -> Generator[Event, None, bool]:
     assert run.validate is not None
     yield Entered(phase="evaluating")
     heard_at = time.monotonic()
-    run.model.eval()
+    run.forward.model.eval()
     sums = Sums()
     for batch in run.validate():
         with torch.no_grad():
-            stats = stats_of(run, batch, slice(None))
+            stats = stats_of(run.spec.objective, run.forward, batch.rows(slice(None), device=run.plan.device))
             if stats is not None:
-                sums.add(run.spec.objective.loss(stats), nll=-(stats.logp_N * stats.weight_N).sum())
+                sums.add(run.spec.objective.loss(stats))
         if run.should_stop():
             return False
         if time.monotonic() - heard_at > SIGN_OF_LIFE_SECONDS:
             yield Entered(phase="evaluating")
             heard_at = time.monotonic()
-    means = sums.mean_metrics | {"loss": sums.mean_loss}
-    means["perplexity"] = math.exp(min(means.pop("nll", 0.0), 700.0))
+    means = metrics_of(run, sums)
     watched = run.spec.stop.metric.removeprefix("validation_") if run.spec.stop else "loss"
-    shown = {*run.spec.evaluation.metrics, watched} & means.keys()
+    shown = {*(run.spec.evaluation.metrics or means), watched} & means.keys()
     progress.metrics = {f"validation_{name}": finite(means[name]) for name in sorted(shown)}
     progress.evaluated_step = progress.step
     yield Evaluated(step=progress.step, metrics=progress.metrics)
@@ -209,6 +187,14 @@ def evaluate(run: Run, progress: Progress) -> Generator[Event, None, bool]:
         yield Sampled(step=progress.step, prompt=prompt, text=text)
     yield Entered(phase="training")
     return note_improvement(progress, watched, means[watched], run.spec.stop.min_delta if run.spec.stop else 0.0)
+
+
+def metrics_of(run: Run, sums: Sums) -> dict[str, float]:
+    """All that the objective tells about the validation rows."""
+    means = sums.mean_metrics | {"loss": sums.mean_loss}
+    if "nll" in means:
+        means["perplexity"] = math.exp(min(means.pop("nll"), 700.0))
+    return means | run.spec.objective.summary(sums.summed_counts, run.labels)
 
 
 def save(run: Run, progress: Progress, *, improved: bool, reason: Reason | None) -> Generator[Event, None, str | None]:
@@ -252,9 +238,7 @@ def reason_to_end(run: Run, progress: Progress) -> Reason | None:
     stop, evaluated = run.spec.stop, progress.evaluated_step == progress.step > 0
     if stop is not None and evaluated:
         value = progress.metrics[stop.metric]
-        if stop.target is not None and (
-            value >= stop.target if stop.metric == "validation_token_accuracy" else value <= stop.target
-        ):
+        if stop.target is not None and (value <= stop.target if is_loss_like(stop.metric) else value >= stop.target):
             return "target_reached"
         if stop.patience is not None and progress.evaluations_without_improvement >= stop.patience:
             return "early_stopped"
@@ -265,11 +249,16 @@ def reason_to_end(run: Run, progress: Progress) -> Reason | None:
 
 def note_improvement(progress: Progress, name: str, value: float, min_delta: float) -> bool:
     """Remember the best value of the watched metric, and for how many evaluations it has not improved."""
-    gain = value if name == "token_accuracy" else -value
+    gain = -value if is_loss_like(name) else value
     improved = math.isfinite(gain) and (progress.best is None or gain > progress.best + min_delta)
     progress.best = gain if improved else progress.best
     progress.evaluations_without_improvement = 0 if improved else progress.evaluations_without_improvement + 1
     return improved
+
+
+def is_loss_like(metric: str) -> bool:
+    """Less is better."""
+    return metric.removeprefix("validation_") in LOWER_IS_BETTER
 
 
 def learning_rate(run: Run, progress: Progress) -> float:

@@ -40,6 +40,8 @@ class Preparation(Spec):
     """of the training tokens, nats per token: what a model knows that only counts"""
     bytes_per_token: float
     truncated_documents: int = 0
+    labels: tuple[str, ...] = ()
+    """class or tag names, in the order of the head's outputs"""
 
 
 class Slot(Spec):

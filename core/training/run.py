@@ -18,18 +18,21 @@ import torch
 
 from core import child
 from core.child import Stop
-from core.data.batches import Batches, RowBatch, validation_batches
+from core.data.batches import Batches, Corrupt, RowBatch, validation_batches
 from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
 from core.events import Entered, Resumed, Started
 from core.job_spec import RandomModel, TrainSpec
+from core.loss import Specials
 from core.models.transformer import Decoder
 from core.models.weights import load_model
+from core.objectives import Objective
 from core.optimizers import AdamW
 from core.run_dir import PLAN, PREPARATION, SPEC, RunDir, RunInputs
 from core.training import checkpoint, loop, optimizers, samples
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan, Preparation
+from core.training.stats import Forward
 
 CHECKPOINTS = "checkpoints"
 
@@ -136,12 +139,20 @@ def assemble(
 ) -> loop.Run:
     """Open the data and hand everything to the loop."""
     preparation = Preparation.model_validate(run_dir.read_json(PREPARATION))
-    length = spec.data.sequence_length or model.config.context_length
+    objective, length = spec.objective, spec.data.sequence_length or model.config.context_length
+    corrupt = corruption(objective, tokenizer)
     held_out = TokenDataset.open(inputs.datasets[preparation.validation]) if preparation.validation else None
 
     def validate() -> Iterator[RowBatch]:
         assert held_out is not None
-        return validation_batches(held_out, length=length, packing=spec.data.packing, sequences=plan.micro_batch)
+        return validation_batches(
+            held_out,
+            length=length,
+            packing=spec.data.packing,
+            sequences=plan.micro_batch,
+            predicts=objective.predicts,
+            corrupt=corrupt,
+        )
 
     def save(progress: Progress) -> SavedCheckpoint:
         return checkpoint.save(
@@ -156,7 +167,12 @@ def assemble(
     return loop.Run(
         spec=spec,
         plan=plan,
-        model=model,
+        forward=Forward(
+            model=model,
+            reference=load_reference(plan, inputs),
+            precision=plan.precision,
+            attention=plan.attention,
+        ),
         optimizer=optimizer,
         batches=Batches(
             [TokenDataset.open(inputs.datasets[name]) for name in preparation.train],
@@ -165,12 +181,30 @@ def assemble(
             packing=spec.data.packing,
             sequences=spec.batch.sequences or 1,
             seed=spec.seed,
+            predicts=objective.predicts,
+            corrupt=corrupt,
         ),
         validate=validate if held_out is not None and preparation.num_validation_rows else None,
         write_samples=lambda: samples.write(model, tokenizer, held_out, spec.evaluation.samples, seed=spec.seed),
         save=save,
         should_stop=lambda: stop.requested,
+        labels=preparation.labels,
     )
+
+
+def load_reference(plan: Plan, inputs: RunInputs) -> Decoder | None:
+    """The model that the trained one is compared with; it is never changed."""
+    if inputs.reference is None:
+        return None
+    return load_model(inputs.reference, device=plan.device).eval().requires_grad_(False)
+
+
+def corruption(objective: Objective, tokenizer: Tokenizer) -> Corrupt | None:
+    """What the objective does to an example each time it is shown."""
+    if not objective.corrupts:
+        return None
+    specials = Specials(tokenizer.vocab_size, tokenizer.mask, frozenset(tokenizer.specials.values()))
+    return lambda piece, random: objective.corrupt(piece.ids, piece.targets, piece.weights, random, specials)
 
 
 def wait_as_spare() -> NoReturn:

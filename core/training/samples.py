@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from core.data.examples import TokenExample
+from core.data.examples import TokenSequence
 from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
 from core.models.transformer import Decoder
@@ -24,15 +24,15 @@ def write(
     """(prompt, text) for the first validation documents. Always the same prompts: one sees the model learn."""
     for index in range(min(count, len(held_out) if held_out else 0)):
         assert held_out is not None
-        prompt = prompt_of(held_out[index])[-min(MAX_PROMPT, model.config.context_length - 1) :]
+        prompt = prompt_of(held_out[index].sequences[0])[-min(MAX_PROMPT, model.config.context_length - 1) :]
         ids = sample(model, prompt, max_tokens=MAX_NEW, stop_ids=tokenizer.stop_ids, seed=seed + index)
         yield tokenizer.decode(prompt), tokenizer.decode(ids)
 
 
-def prompt_of(example: TokenExample) -> list[int]:
+def prompt_of(sequence: TokenSequence) -> list[int]:
     """What stands before the first learned token (a question); the beginning of a text, which is learned throughout."""
-    first = next((at for at, weight in enumerate(example.weights) if weight > 0), len(example.ids))
-    return example.ids[:first] if first > 1 else example.ids[:MAX_DOCUMENT_PROMPT]
+    first = next((at for at, weight in enumerate(sequence.weights) if weight > 0), len(sequence.ids))
+    return sequence.ids[:first] if first > 1 else sequence.ids[:MAX_DOCUMENT_PROMPT]
 
 
 @torch.no_grad()

@@ -15,13 +15,14 @@ class Sums:
     loss: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     weight: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, loss: Loss, **metrics: Tensor) -> None:
-        """Also further sums over the same count."""
+    def add(self, loss: Loss) -> None:
         self.loss = self.loss.to(loss.sum.device) + loss.sum.detach().double()
         self.weight = self.weight.to(loss.sum.device) + loss.count.double()
-        for name, value in (loss.metrics | metrics).items():
-            self.metrics[name] = self.metrics.get(name, 0.0) + value.detach().double()
+        for sums, values in ((self.metrics, loss.metrics), (self.counts, loss.counts)):
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value.detach().double()
 
     @property
     def count(self) -> float:
@@ -35,3 +36,8 @@ class Sums:
     @property
     def mean_metrics(self) -> dict[str, float]:
         return {name: float(value) / self.count for name, value in self.metrics.items()}
+
+    @property
+    def summed_counts(self) -> dict[str, list[float]]:
+        """Of each, its numbers, flattened."""
+        return {name: value.flatten().tolist() for name, value in self.counts.items()}

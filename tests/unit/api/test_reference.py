@@ -21,6 +21,7 @@ from api.app import create_app
 from api.dependencies import Guard
 from api.routes.catalog import catalog
 from core.job_spec import JOB_SPEC
+from core.objectives import OBJECTIVES
 from core.settings import Settings
 
 OPEN = {"/healthz", "/readyz", "/docs", "/docs/docs.js", "/docs/docs.css"}
@@ -128,7 +129,7 @@ def test_the_catalog_is_drawn_from_the_classes() -> None:
     found = catalog()
     presets = {preset["name"]: preset for preset in found["families"][0]["presets"]}
     assert presets["nano"]["parameters"] == 1_787_008
-    assert {one["kind"] for one in found["objectives"]} == {"causal_lm", "supervised"}
+    assert {one["kind"] for one in found["objectives"]} == set(OBJECTIVES)
     assert next(one for one in found["objectives"] if one["kind"] == "supervised")["formats"] == [
         "chat",
         "prompt_completion",
@@ -139,4 +140,4 @@ def test_the_catalog_is_drawn_from_the_classes() -> None:
     assert [one["kind"] for one in found["optimizers"]] == ["adamw", "muon", "adafactor", "sgd"]
     assert found["optimizers"][0]["schema"]["properties"]["learning_rate"]
     assert "train" in found["job_schema"]["discriminator"]["mapping"]
-    assert "validation_loss" in found["stop_metrics"]
+    assert {"loss", "perplexity"} <= set(found["metrics"])

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.data.batches import Batches, RowBatch, validation_batches
+from core.data.batches import Batches, Lane, RowBatch, validation_batches
 from core.data.examples import TokenExample
 from core.data.mixture import Mixture
 from core.data.packing import _best_fit, pack, shuffled
@@ -29,7 +29,7 @@ def dataset_of(
     examples, first = [], 1
     for i, size in enumerate(sizes):
         ids = list(range(first, first + size))
-        examples.append(TokenExample(ids, weights[i] if weights else [1.0] * size))
+        examples.append(TokenExample.of(ids, weights[i] if weights else [1.0] * size))
         first += size + 1  # a gap, so that the next document does not continue the count
     return write_token_dataset(path, examples, vocab_size=first + 1, divisible=divisible)
 
@@ -44,7 +44,8 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learned(batch: RowBatch) -> list[int]:
-    return [int(id) for id in batch.targets_BT[batch.weights_BT > 0]]
+    lane = batch.lanes[0]
+    return [int(id) for id in lane.targets_BT[lane.weights_BT > 0]]
 
 
 def epoch(batches: Batches, *, sequences: int) -> list[RowBatch]:
@@ -60,7 +61,7 @@ def test_text_is_shown_whole_and_once_an_epoch(
     dataset = dataset_of(new(tmp_path_factory), sizes, divisible=True)
     batches = Batches([dataset], [1.0], length=length, packing=packing, sequences=4, seed=seed)
     shown = Counter(id for batch in epoch(batches, sequences=4) for id in learned(batch))
-    expected = Counter(id for i in range(len(dataset)) for id in dataset[i].ids[1:])
+    expected = Counter(id for i in range(len(dataset)) for id in dataset[i].sequences[0].ids[1:])
     assert shown == expected
     rows = pack(dataset, length=length, packing=packing, seed=seed)
     assert (rows.num_tokens, rows.supervised) == (expected.total(), expected.total())
@@ -84,7 +85,7 @@ def test_nothing_is_learned_across_documents_and_at_padding(
     sizes = [*sizes, 3]
     dataset = dataset_of(new(tmp_path_factory), sizes, divisible=divisible)
     batches = Batches([dataset], [1.0], length=length, packing=packing, sequences=4, seed=1)
-    for batch in epoch(batches, sequences=4):
+    for batch in (found.lanes[0] for found in epoch(batches, sequences=4)):
         assert (batch.targets_BT == batch.ids_BT + 1)[batch.weights_BT > 0].all()
         assert (batch.weights_BT == (batch.segments_BT > 0)).all()
         for ids, positions, segments in zip(batch.ids_BT, batch.positions_BT, batch.segments_BT, strict=True):
@@ -117,7 +118,9 @@ def test_examples_are_whole_or_cut_off_and_counted(
     shown = Counter(id for batch in epoch(batches, sequences=3) for id in learned(batch))
     wanted = Counter()
     for i, w in enumerate(weights):
-        wanted.update(id for id, weight in list(zip(dataset[i].ids, w, strict=True))[1 : length + 1] if weight)
+        wanted.update(
+            id for id, weight in list(zip(dataset[i].sequences[0].ids, w, strict=True))[1 : length + 1] if weight
+        )
     assert shown == wanted
     if packing == "none":
         assert batches.num_rows == sum(teaches)
@@ -129,15 +132,15 @@ def test_best_fit_wastes_little(tmp_path_factory: pytest.TempPathFactory, inputs
     dataset = dataset_of(new(tmp_path_factory), [n + 1 for n in inputs], divisible=False)
     rows = pack(dataset, length=10, packing="documents", seed=0)
     assert len(rows) <= 11 / 9 * max(-(-sum(inputs) // 10), sum(n > 5 for n in inputs)) + 1
-    assert all(sum(rows.length[a:b]) <= 10 for a, b in pairwise(rows.first.tolist()))
+    assert all(sum(rows.length[a:b, 0]) <= 10 for a, b in pairwise(rows.first.tolist()))
 
 
 def test_a_batch_by_hand(folder: Path) -> None:
     ids = [[10, 11, 12], [20, 21, 22, 23, 24]]
     weights = [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0, 1.0]]
-    examples = [TokenExample(i, w) for i, w in zip(ids, weights, strict=True)]
+    examples = [TokenExample.of(i, w) for i, w in zip(ids, weights, strict=True)]
     dataset = write_token_dataset(folder / "a", examples, vocab_size=30, divisible=False)
-    batch = Batches([dataset], [1.0], length=8, packing="documents", sequences=1, seed=0).batch(0)
+    batch = Batches([dataset], [1.0], length=8, packing="documents", sequences=1, seed=0).batch(0).lanes[0]
     assert batch.ids_BT.tolist() == [[20, 21, 22, 23, 10, 11, 0, 0]]
     assert batch.targets_BT.tolist() == [[21, 22, 23, 24, 11, 12, 0, 0]]
     assert batch.weights_BT.tolist() == [[1, 0, 1, 1, 0, 1, 0, 0]]
@@ -150,13 +153,15 @@ def test_a_batch_by_hand(folder: Path) -> None:
 def test_text_that_goes_on_in_the_next_row(folder: Path) -> None:
     dataset = dataset_of(folder / "a", [6], divisible=True)  # ids 1 to 6
     first, second = (
-        batch.ids_BT.tolist()[0] for batch in validation_batches(dataset, length=3, packing="documents", sequences=1)
+        batch.lanes[0].ids_BT.tolist()[0]
+        for batch in validation_batches(dataset, length=3, packing="documents", sequences=1)
     )
     assert (first, second) == ([1, 2, 3], [4, 5, 0])
 
 
 def same(a: RowBatch, b: RowBatch) -> bool:
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in RowBatch.__dataclass_fields__)
+    pairs = zip(a.lanes, b.lanes, strict=True)
+    return all(torch.equal(getattr(x, f), getattr(y, f)) for x, y in pairs for f in Lane.__dataclass_fields__)
 
 
 @given(
@@ -184,7 +189,7 @@ def test_the_batch_does_not_change_the_order_of_rows(folder: Path) -> None:
 
     def rows(sequences: int) -> torch.Tensor:
         batches = Batches([dataset], [1.0], length=4, packing="documents", sequences=sequences, seed=7)
-        return torch.cat([batches.batch(step).ids_BT for step in range(24 // sequences)])
+        return torch.cat([batches.batch(step).lanes[0].ids_BT for step in range(24 // sequences)])
 
     assert torch.equal(rows(2), rows(6))
 
@@ -195,7 +200,7 @@ def test_epochs_and_seeds_have_their_own_order(folder: Path) -> None:
     def order(seed: int, epoch: int) -> list[int]:
         batches = Batches([dataset], [1.0], length=10, packing="documents", sequences=20, seed=seed)
         assert batches.num_rows == 20
-        return [int(id) for id in batches.batch(epoch).ids_BT[:, 0]]
+        return [int(id) for id in batches.batch(epoch).lanes[0].ids_BT[:, 0]]
 
     orders = [order(0, 0), order(0, 1), order(1, 0)]
     assert len({tuple(o) for o in orders}) == 3
@@ -226,8 +231,8 @@ def test_weights_of_sources(folder: Path) -> None:
 def test_the_last_batch_may_be_short(folder: Path) -> None:
     dataset = dataset_of(folder / "a", [51], divisible=True)
     batches = Batches([dataset], [1.0], length=10, packing="documents", sequences=4, seed=0)
-    assert batches.batch(1, total_rows=5).ids_BT.shape == (1, 10)
-    assert batches.batch(1).ids_BT.shape == (4, 10)
+    assert batches.batch(1, total_rows=5).lanes[0].ids_BT.shape == (1, 10)
+    assert batches.batch(1).lanes[0].ids_BT.shape == (4, 10)
     with pytest.raises(ValueError, match="past the end"):
         batches.batch(2, total_rows=8)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.data.chat_template import encode_conversation, encode_conversations, encode_prompt, render
 from core.data.chatml import CHATML
-from core.data.examples import Conversation, TokenExample, Turn
+from core.data.examples import Conversation, TokenSequence, Turn
 from core.data.renderer import Renderer
 from core.data.tokenizer import Tokenizer
 from core.errors import InvalidData
@@ -49,7 +49,7 @@ def talk(*turns: tuple[str, str] | tuple[str, str, float], **kwargs: Any) -> Con
     return Conversation(tuple(Turn(*turn) for turn in turns), **kwargs)  # type: ignore[arg-type]
 
 
-def shown(example: TokenExample, tokenizer: Tokenizer) -> str:
+def shown(example: TokenSequence, tokenizer: Tokenizer) -> str:
     """The text, with special tokens in guillemets and what is learned in brackets."""
     parts, inside = [], False
     for id, weight in zip(example.ids, example.weights, strict=True):

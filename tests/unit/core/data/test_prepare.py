@@ -63,7 +63,7 @@ def dataset(job: Any, hash: str) -> TokenDataset:
 
 
 def texts(dataset: TokenDataset) -> list[str]:
-    return [Tokenizer.bytes().decode(dataset[i].ids) for i in range(len(dataset))]
+    return [Tokenizer.bytes().decode(dataset[i].sequences[0].ids) for i in range(len(dataset))]
 
 
 def test_text(write: Write, job: Make) -> None:
@@ -73,7 +73,7 @@ def test_text(write: Write, job: Make) -> None:
     told = [type(event) for event in run.events() if not isinstance(event, Progressed)]
     assert told == [Started, Entered, Entered, Prepared]
     data = dataset(run, facts.train[0])
-    assert data[0].ids == [256, *b"ab", 256]
+    assert data[0].sequences[0].ids == [256, *b"ab", 256]
     assert texts(data) == ["ab", "b" * 200]
     tokens = 3 + 201
     assert facts.model_dump() | {"train": (), "unigram_entropy": 0} == {
@@ -87,6 +87,7 @@ def test_text(write: Write, job: Make) -> None:
         "unigram_entropy": 0,
         "bytes_per_token": 202 / 204,
         "truncated_documents": 0,
+        "labels": (),
     }
     p = [1 / tokens, 201 / tokens, 2 / tokens]
     assert facts.unigram_entropy == pytest.approx(-sum(x * math.log(x) for x in p))
@@ -96,7 +97,7 @@ def test_chat_learns_answers_only(write: Write, job: Make) -> None:
     path = write("a.jsonl", [chat("hi", "yo"), chat("again", "no", weight=1)])
     run = job(MODULE, spec(path), [path])
     facts = prepared(run)
-    example = dataset(run, facts.train[0])[0]
+    example = dataset(run, facts.train[0])[0].sequences[0]
     assert [i for i, weight in zip(example.ids, example.weights, strict=True) if weight] == [*b"yo", 259]
     assert (facts.num_rows, facts.num_supervised_tokens, facts.num_documents) == (1, 6, 2)
     assert facts.bytes_per_token == 4 / 6
@@ -107,8 +108,8 @@ def test_prompt_and_completion(write: Write, job: Make) -> None:
     run = job(MODULE, spec(path, format="prompt_completion"), [path])
     facts = prepared(run)
     data = dataset(run, facts.train[0])
-    assert (data[0].ids, data[0].weights) == ([*b"abcd", 256], [0, 0, 1, 1, 1])
-    assert (data[1].ids, data[1].weights) == ([256, *b"e", 256], [0, 1, 1])
+    assert (data[0].sequences[0].ids, data[0].sequences[0].weights) == ([*b"abcd", 256], [0, 0, 1, 1, 1])
+    assert (data[1].sequences[0].ids, data[1].sequences[0].weights) == ([256, *b"e", 256], [0, 1, 1])
     assert facts.num_supervised_tokens == 5
 
 
@@ -262,8 +263,8 @@ def test_a_trained_tokenizer(write: Write, job: Make, trained: Tokenizer, tmp_pa
     run = job(MODULE, text_spec(path), [path], tokenizer=tmp_path / "tokenizer")
     facts = prepared(run)
     data = dataset(run, facts.train[0])
-    assert trained.decode(data[0].ids) == "the lazy dog " * 20
-    assert facts.bytes_per_token == pytest.approx(260 / (len(data[0].ids) - 1))
+    assert trained.decode(data[0].sequences[0].ids) == "the lazy dog " * 20
+    assert facts.bytes_per_token == pytest.approx(260 / (len(data[0].sequences[0].ids) - 1))
 
 
 def test_a_missing_file_is_an_internal_error_with_a_trace(write: Write, job: Make) -> None:

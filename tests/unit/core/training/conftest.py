@@ -51,7 +51,7 @@ def documents(path: Path, count: int, *, seed: int) -> TokenDataset:
     generator = np.random.default_rng(seed)
     starts, lengths = generator.integers(97, 122, count), generator.integers(9, 40, count)
     examples = (
-        TokenExample([97 + (int(start) + 3 * at) % 26 for at in range(length)], [1.0] * int(length))
+        TokenExample.of([97 + (int(start) + 3 * at) % 26 for at in range(length)], [1.0] * int(length))
         for start, length in zip(starts, lengths, strict=True)
     )
     return write_token_dataset(path, examples, vocab_size=VOCAB, divisible=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.child import failure
+from core.data.batches import RowBatch
 from core.errors import Diverged, StorageFull, TooLarge
 from core.events import Entered, Evaluated, Event, Failed, Sampled, Saved, Step, Warned
 from core.objectives.causal_lm import CausalLM
@@ -36,7 +37,7 @@ class Opened:
         return [event for event in self.events if isinstance(event, kind)]
 
     def parameters(self) -> dict[str, Tensor]:
-        return {name: parameter.detach().clone() for name, parameter in self.run.model.named_parameters()}
+        return {name: parameter.detach().clone() for name, parameter in self.run.forward.model.named_parameters()}
 
 
 @pytest.fixture
@@ -106,10 +107,10 @@ def test_the_split_into_micro_batches_does_not_matter(opened: Any, precision: st
     for micro_batch in (1, 4, 6):
         it = opened(plan={"micro_batch": micro_batch}, **no_dropout(precision=precision))
         batch = it.run.batches.batch(0)
-        batch.weights_BT[1] = 0.0  # rows that count differently: a mean of means would show
-        batch.weights_BT[2, 3:] = 0.0
+        batch.lanes[0].weights_BT[1] = 0.0  # rows that count differently: a mean of means would show
+        batch.lanes[0].weights_BT[2, 3:] = 0.0
         list(loop.accumulate_gradients(it.run, it.progress, batch))
-        gradients[micro_batch] = torch.cat([p.grad.flatten() for p in it.run.model.parameters()])
+        gradients[micro_batch] = torch.cat([p.grad.flatten() for p in it.run.forward.model.parameters()])
     tolerance = 1e-6 if precision == "fp32" else 1e-2
     for micro_batch in (1, 4):
         difference = gradients[micro_batch] - gradients[6]
@@ -175,11 +176,11 @@ def test_a_skipped_first_step_can_be_saved_and_resumed(lab: Lab, opened: Any, mo
 def out_of_memory_above(rows: int, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
     real = loop.stats_of
 
-    def stats_of(run: Run, batch: Any, chosen: slice) -> Any:
-        if torch.is_grad_enabled() and chosen.stop - chosen.start > rows:
+    def stats_of(objective: Any, forward: Any, batch: RowBatch) -> Any:
+        if torch.is_grad_enabled() and len(batch) > rows:
             torch.rand(3)  # dropout of the layers that did fit
             raise error
-        return real(run, batch, chosen)
+        return real(objective, forward, batch)
 
     monkeypatch.setattr(loop, "stats_of", stats_of)
 
@@ -216,12 +217,8 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(opened: Any, monkeypatc
 
 def losses(it: Opened, values: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend these validation losses."""
-    left = iter(values)
-
-    def mean_loss(self: Any) -> float:
-        return next(left) if "nll" in self.metrics else 1.0
-
-    monkeypatch.setattr(loop.Sums, "mean_loss", property(mean_loss))
+    left, real = iter(values), loop.metrics_of
+    monkeypatch.setattr(loop, "metrics_of", lambda run, sums: real(run, sums) | {"loss": next(left)})
 
 
 @pytest.mark.parametrize(

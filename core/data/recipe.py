@@ -1,0 +1,89 @@
+"""What has to exist before a train job can train: which token datasets, made from which files, under which names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from core.data.encodings.encoder import Encoding
+from core.data.token_dataset import dataset_hash
+from core.data.tokenizer import Tokenizer
+from core.job_spec import TrainSpec, ValidationFraction
+from core.run_dir import InputFile, RunInputs
+
+CHAT_FORMATS = ("chat", "alpaca", "sharegpt", "preference", "kto", "graded")
+"""whose examples may be rendered by a chat template"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file, and which datasets its examples go to."""
+
+    file: InputFile
+    kept: str
+    """hash"""
+    held_out: str | None = None
+    """hash of the validation dataset that gets `fraction` of the examples"""
+    fraction: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """By content hash: known before any example is tokenized."""
+
+    encoding: Encoding
+    parts: tuple[Part, ...]
+    train: tuple[str, ...]
+    """in the order of `data.train`"""
+    validation: str | None
+
+    @property
+    def is_divisible(self) -> bool:
+        """Its texts go on in the next row."""
+        return (
+            self.encoding.kind == "plain"
+            and self.encoding.window is None
+            and all(part.file.format == "text" for part in self.parts)
+        )
+
+    @property
+    def hashes(self) -> set[str]:
+        return {hash for part in self.parts for hash in (part.kept, part.held_out) if hash is not None}
+
+    @classmethod
+    def of(cls, spec: TrainSpec, inputs: RunInputs, tokenizer: Tokenizer, labels: tuple[str, ...]) -> "Recipe":
+        encoding = encoding_of(spec, inputs, labels)
+
+        def name(files: Sequence[InputFile], **recipe: object) -> str:
+            recipe |= {"formats": [file.format for file in files], "encoding": encoding.model_dump(mode="json")}
+            template = tokenizer.chat_template if any(file.format in CHAT_FORMATS for file in files) else None
+            hashes = [file.sha256 for file in files]
+            return dataset_hash(files=hashes, tokenizer=tokenizer.sha256, template=template, recipe=recipe)
+
+        files = inputs.files
+        if isinstance(spec.data.validation, ValidationFraction):
+            fraction, seed = spec.data.validation.fraction, spec.seed
+            validation = name(files, part="held_out", fraction=fraction, seed=seed)
+            parts = [
+                Part(file, name([file], part="kept", fraction=fraction, seed=seed), validation, fraction, seed)
+                for file in files
+            ]
+            return cls(encoding, tuple(dict.fromkeys(parts)), tuple(part.kept for part in parts), validation)
+        parts = [Part(file, name([file])) for file in files]
+        train = tuple(part.kept for part in parts)
+        if inputs.validation_file is None:
+            return cls(encoding, tuple(dict.fromkeys(parts)), train, None)
+        parts.append(Part(inputs.validation_file, name([inputs.validation_file])))
+        return cls(encoding, tuple(dict.fromkeys(parts)), train, parts[-1].kept)
+
+
+def encoding_of(spec: TrainSpec, inputs: RunInputs, labels: tuple[str, ...]) -> Encoding:
+    """What decides the tokens, and nothing else: two jobs that agree in it share their datasets."""
+    objective = spec.objective
+    return Encoding(
+        kind=objective.encoding,
+        model="decoder" if inputs.config is None else inputs.config.kind,
+        window=spec.data.sequence_length if objective.windows else None,
+        seed=spec.seed if objective.encoding_settings else None,
+        labels=labels,
+        settings={name: getattr(objective, name) for name in objective.encoding_settings},
+    )

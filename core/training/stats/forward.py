@@ -1,0 +1,57 @@
+"""A model's pass over a lane of a batch.
+
+Legend: B rows, T positions, D hidden size, N positions that are learned.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from core.data.batches import Lane
+from core.loss import TokenStats
+from core.models.attention import packed_attention
+from core.models.transformer import Decoder
+from core.training.likelihood import token_stats
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The model that is trained, the one it is compared with, and how both compute."""
+
+    model: Decoder
+    reference: Decoder | None
+    """frozen"""
+    precision: Literal["bf16", "fp32"]
+    attention: Literal["math", "sdpa"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products; weights and everything else are fp32."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def hidden(self, model: Decoder, lane: Lane) -> Tensor:
+        """Final hidden states [B, T, D]."""
+        with self.autocast(lane):
+            hidden_BTD: Tensor = model(
+                lane.ids_BT, lane.positions_BT, packed_attention(lane.segments_BT, kind=self.attention)
+            )
+        return hidden_BTD
+
+    def learned(self, model: Decoder, lane: Lane) -> tuple[TokenStats, Tensor]:
+        """Likelihoods of the lane's learned targets, and where they stand: [N] into the flattened lane."""
+        learned_N = lane.weights_BT.flatten().nonzero()[:, 0]
+        hidden_BTD = self.hidden(model, lane)
+        stats = token_stats(
+            hidden_BTD.flatten(0, 1)[learned_N],
+            model.lm_head.weight,
+            lane.targets_BT.flatten()[learned_N],
+            lane.weights_BT.flatten()[learned_N],
+            dtype=self.dtype,
+        )
+        return stats, learned_N
+
+    def autocast(self, lane: Lane) -> torch.autocast:
+        device = lane.ids_BT.device.type
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16")
