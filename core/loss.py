@@ -19,7 +19,9 @@ from core.spec import Spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "mean_squared_error", "mean_absolute_error"})
+LOWER_IS_BETTER = frozenset(
+    {"loss", "perplexity", "bits_per_byte", "divergence", "mean_squared_error", "mean_absolute_error"}
+)
 """metrics; of all others, more is better"""
 
 
@@ -59,7 +61,36 @@ class PairStats:
     rejected_tokens_E: Tensor
 
 
-Stats = TokenStats | LabelStats | PairStats
+@dataclass(frozen=True)
+class JudgedStats:
+    """One answer to each prompt: summed log-probabilities of its tokens under the model and the reference, fp32."""
+
+    answer_E: Tensor
+    reference_E: Tensor
+    good_E: Tensor
+    """1 where people found it good, else 0"""
+    divergence: Tensor
+    """[] how far the model is from the reference over the whole batch, nats; at least 0, without a gradient"""
+
+
+@dataclass(frozen=True)
+class ScoreStats:
+    """The scores of two answers to each prompt, fp32."""
+
+    chosen_E: Tensor
+    rejected_E: Tensor
+
+
+@dataclass(frozen=True)
+class TeacherStats:
+    """Of each target token what it is itself, and how far the model's distribution is from the teacher's, fp32."""
+
+    tokens: TokenStats
+    divergence_N: Tensor
+    """nats, both distributions at the objective's temperature"""
+
+
+Stats = TokenStats | LabelStats | PairStats | JudgedStats | ScoreStats | TeacherStats
 
 
 @dataclass(frozen=True)
@@ -72,6 +103,17 @@ class Loss:
     """further sums over the same count, by metric name"""
     counts: dict[str, Tensor] = field(default_factory=dict)
     """sums that are not means over that count: what `ObjectiveSpec.summary` makes metrics of (true positives, …)"""
+
+
+PAIR_METRICS = ("reward_accuracy", "reward_margin", "chosen_reward", "rejected_reward")
+
+
+def pair_metrics(chosen_E: Tensor, rejected_E: Tensor) -> dict[str, Tensor]:
+    """`PAIR_METRICS` of the rewards of two answers to each prompt; equal rewards are half right."""
+    margin_E = (chosen_E - rejected_E).detach()
+    right_E = (margin_E > 0).float() + 0.5 * (margin_E == 0).float()
+    sums = (right_E.sum(), margin_E.sum(), chosen_E.detach().sum(), rejected_E.detach().sum())
+    return dict(zip(PAIR_METRICS, sums, strict=True))
 
 
 class ObjectiveSpec(Spec):
@@ -96,7 +138,6 @@ class ObjectiveSpec(Spec):
     """long texts are cut into windows that each fit a row"""
     names_labels: ClassVar[bool] = False
     """its labels have names, which are found in the data unless the model has them already"""
-    needs_reference: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
     """what an evaluation can report, without the prefix `validation_`"""
 
@@ -109,6 +150,11 @@ class ObjectiveSpec(Spec):
         specials: Specials,
     ) -> None:
         """Change one example's inputs in place, anew each time it is shown; not every objective does."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """It compares with the model that training starts from."""
+        return False
 
     @property
     def corrupts(self) -> bool:

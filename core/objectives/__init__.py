@@ -6,12 +6,20 @@ from pydantic import Field
 
 from core.loss import ObjectiveSpec
 from core.objectives.causal_lm import CausalLM
+from core.objectives.distillation import Distillation
 from core.objectives.dpo import DPO
+from core.objectives.kto import KTO
+from core.objectives.orpo import ORPO
+from core.objectives.simpo import SimPO
 from core.objectives.supervised import Supervised
 
-Objective = Annotated[CausalLM | Supervised | DPO, Field(discriminator="kind")]
+Objective = Annotated[CausalLM | Supervised | DPO | ORPO | KTO | SimPO | Distillation, Field(discriminator="kind")]
 OBJECTIVES: dict[str, type[ObjectiveSpec]] = {
     "causal_lm": CausalLM,
     "supervised": Supervised,
     "dpo": DPO,
+    "orpo": ORPO,
+    "kto": KTO,
+    "simpo": SimPO,
+    "distillation": Distillation,
 }

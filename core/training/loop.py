@@ -22,11 +22,11 @@ from core.data.batches import Batches, RowBatch
 from core.errors import Diverged, StorageFull, TooLarge
 from core.events import Entered, Evaluated, Event, Finished, Sampled, Saved, Step, Warned
 from core.job_spec import TrainSpec
-from core.loss import LOWER_IS_BETTER
+from core.loss import LOWER_IS_BETTER, Loss
 from core.training import optimizers, random_state
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan
-from core.training.stats import Forward, stats_of
+from core.training.stats import Forward, Seen, stats_of, survey
 from core.training.sums import Sums
 
 Reason = Literal["completed", "early_stopped", "target_reached", "interrupted"]
@@ -143,18 +143,24 @@ def _accumulate_gradients(run: Run, micro_batch: int, batch: RowBatch) -> tuple[
     run.forward.model.train()
     run.optimizer.zero_grad(set_to_none=True)
     sums = Sums()
-    for start in range(0, len(batch), micro_batch):
-        stats = stats_of(
-            run.spec.objective, run.forward, batch.rows(slice(start, start + micro_batch), device=run.plan.device)
-        )
-        if stats is not None:
-            loss = run.spec.objective.loss(stats)
-            loss.sum.backward()  # type: ignore[no-untyped-call]
-            sums.add(loss)
+    for loss in losses(run, batch, micro_batch):
+        loss.sum.backward()  # type: ignore[no-untyped-call]
+        sums.add(loss)
     for parameter in run.forward.model.parameters():
         if parameter.grad is not None:
             parameter.grad /= sums.count
     return sums.mean_loss, sums.mean_metrics
+
+
+def losses(run: Run, batch: RowBatch, micro_batch: int) -> Iterator[Loss]:
+    """Of each micro-batch in turn, after a look at the whole batch where the objective wants one."""
+    objective = run.spec.objective
+    found = survey(objective, run.forward, batch, micro_batch)
+    for start in range(0, len(batch), micro_batch):
+        part = batch.rows(slice(start, start + micro_batch), device=run.plan.device)
+        stats = stats_of(objective, run.forward, part, None if found is None else Seen(found, first_row=start))
+        if stats is not None:
+            yield objective.loss(stats)
 
 
 def evaluate(run: Run, progress: Progress) -> Generator[Event, None, bool]:
@@ -169,9 +175,8 @@ def evaluate(run: Run, progress: Progress) -> Generator[Event, None, bool]:
     sums = Sums()
     for batch in run.validate():
         with torch.no_grad():
-            stats = stats_of(run.spec.objective, run.forward, batch.rows(slice(None), device=run.plan.device))
-            if stats is not None:
-                sums.add(run.spec.objective.loss(stats))
+            for loss in losses(run, batch, progress.micro_batch):
+                sums.add(loss)
         if run.should_stop():
             return False
         if time.monotonic() - heard_at > SIGN_OF_LIFE_SECONDS:

@@ -149,7 +149,7 @@ def assemble(
             held_out,
             length=length,
             packing=spec.data.packing,
-            sequences=plan.micro_batch,
+            sequences=spec.batch.sequences or 1,
             predicts=objective.predicts,
             corrupt=corrupt,
         )

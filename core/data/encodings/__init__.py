@@ -7,9 +7,9 @@ one `TokenExample`, a long text may become several.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core.data.encodings import completion, conversation, preference, text
+from core.data.encodings import completion, conversation, judged, preference, text
 from core.data.encodings.encoder import Encoder
-from core.data.examples import Conversation, Document, Example, Preference, PromptCompletion, TokenExample
+from core.data.examples import Conversation, Document, Example, Judged, Preference, PromptCompletion, TokenExample
 
 Encode = Callable[[Sequence[Any], Encoder], list[list[TokenExample]]]
 ENCODINGS: dict[type, Encode] = {
@@ -17,6 +17,7 @@ ENCODINGS: dict[type, Encode] = {
     PromptCompletion: completion.encode,
     Conversation: conversation.encode,
     Preference: preference.encode,
+    Judged: judged.encode,
 }
 
 

@@ -15,8 +15,9 @@ def encode(examples: Sequence[Preference], encoder: Encoder) -> list[list[TokenE
 
 
 def answers(examples: Sequence[Conversation | PromptCompletion], encoder: Encoder) -> list[TokenSequence]:
-    """Prompt and answer of each, as they stand alone."""
-    if isinstance(examples[0], Conversation):
-        conversations = [example for example in examples if isinstance(example, Conversation)]
-        return encode_conversations(encoder.tokenizer, conversations, encoder.renderer)
-    return completion.sequences([e for e in examples if isinstance(e, PromptCompletion)], encoder.tokenizer)
+    """Prompt and answer of each, as they stand alone; a file may have both kinds."""
+    chats = [example for example in examples if isinstance(example, Conversation)]
+    texts = [example for example in examples if isinstance(example, PromptCompletion)]
+    rendered = iter(encode_conversations(encoder.tokenizer, chats, encoder.renderer) if chats else ())
+    joined = iter(completion.sequences(texts, encoder.tokenizer) if texts else ())
+    return [next(rendered if isinstance(example, Conversation) else joined) for example in examples]

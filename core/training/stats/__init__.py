@@ -1,25 +1,53 @@
-"""From a batch to what an objective reads. One file for each kind of stats; this dict is the list."""
+"""From a batch to what an objective reads. One file for each kind of stats; these dicts are the list.
+
+Some objectives look at the whole batch before any micro-batch of it is computed: a `survey` goes through it without a
+gradient, and `compute` gets what it found.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
-from core.data.batches import RowBatch
-from core.loss import ObjectiveSpec, PairStats, Stats, TokenStats
-from core.training.stats import pairs, tokens
-from core.training.stats.forward import Forward
+import torch
 
-Compute = Callable[[ObjectiveSpec, Forward, RowBatch], Stats | None]
-STATS: dict[type, Compute] = {
+from core.data.batches import RowBatch
+from core.loss import JudgedStats, ObjectiveSpec, PairStats, TeacherStats, TokenStats
+from core.training import random_state
+from core.training.stats import judged, pairs, teacher, tokens
+from core.training.stats.forward import Forward
+from core.training.stats.whole import Seen
+
+STATS: dict[type, Callable[..., Any]] = {
     TokenStats: tokens.compute,
     PairStats: pairs.compute,
+    JudgedStats: judged.compute,
+    TeacherStats: teacher.compute,
 }
+"""compute(objective, forward, batch), with `Seen` where there is a survey"""
 
-__all__ = ["Forward", "stats_of"]
+Survey = Callable[[ObjectiveSpec, Forward, RowBatch, int], Any]
+SURVEYS: dict[type, Survey] = {
+    JudgedStats: judged.survey,
+}
+"""survey(objective, forward, whole batch on the CPU, rows of a micro-batch)"""
+
+__all__ = ["Forward", "Seen", "stats_of", "survey"]
 
 
-def stats_of(objective: ObjectiveSpec, forward: Forward, batch: RowBatch) -> Any:
+def survey(objective: ObjectiveSpec, forward: Forward, batch: RowBatch, micro_batch: int) -> Any:
+    """What `objective` must know of the whole batch; None for most. The random numbers are left as they were."""
+    if objective.reads not in SURVEYS:
+        return None
+    before = random_state.read()
+    with torch.no_grad():
+        found = SURVEYS[objective.reads](objective, forward, batch, micro_batch)
+    random_state.restore(before)
+    return found
+
+
+def stats_of(objective: ObjectiveSpec, forward: Forward, batch: RowBatch, seen: Seen | None = None) -> Any:
     """What `objective` reads (`objective.reads`); None where nothing in the batch is to be learned.
 
-    `batch` lies on the model's device.
+    `batch` lies on the model's device; `seen` is given where the objective has a survey.
     """
-    return STATS[objective.reads](objective, forward, batch)
+    compute = STATS[objective.reads]
+    return compute(objective, forward, batch) if seen is None else compute(objective, forward, batch, seen)

@@ -27,6 +27,10 @@ class Forward:
     attention: Literal["math", "sdpa"]
 
     @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of matrix products; weights and everything else are fp32."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32

@@ -109,6 +109,8 @@ class Lab:
         self.path = path
         self.train, self.held_out = documents(path / "t", 16, seed=0), documents(path / "v", 3, seed=1)
         self.attempts = 0
+        self.inputs: dict[str, Any] = {}
+        """further ones of `RunInputs`"""
 
     def spec(self, **fields: Any) -> TrainSpec:
         return TrainSpec.model_validate({**BASE, **fields})
@@ -118,7 +120,10 @@ class Lab:
         self.attempts += 1
         run_dir = RunDir(self.path / f"attempt-{self.attempts}")
         run_dir.path.mkdir()
-        batches = Batches([self.train], [1.0], length=LENGTH, packing="documents", sequences=1, seed=spec.seed)
+        batches = Batches(
+            [self.train], [1.0], length=LENGTH, packing=spec.data.packing, sequences=1, seed=spec.seed,
+            predicts=spec.objective.predicts,
+        )  # fmt: skip
         preparation = Preparation(
             train=("t",), validation="v", num_rows=batches.num_rows, num_tokens=int(self.train.offsets[-1]),
             num_supervised_tokens=1, num_validation_rows=5 if spec.data.validation else 0, num_documents=1,
@@ -137,6 +142,7 @@ class Lab:
             datasets={"t": self.train.path, "v": self.held_out.path},
             checkpoint=after.path / saved.path if after and saved else None,
             checkpoint_manifest_sha256=saved.manifest_sha256 if saved else None,
+            **self.inputs,
         )
         run_dir.write("inputs.json", inputs)
         return run_dir.path

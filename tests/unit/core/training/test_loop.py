@@ -176,11 +176,11 @@ def test_a_skipped_first_step_can_be_saved_and_resumed(lab: Lab, opened: Any, mo
 def out_of_memory_above(rows: int, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
     real = loop.stats_of
 
-    def stats_of(objective: Any, forward: Any, batch: RowBatch) -> Any:
+    def stats_of(objective: Any, forward: Any, batch: RowBatch, seen: Any) -> Any:
         if torch.is_grad_enabled() and len(batch) > rows:
             torch.rand(3)  # dropout of the layers that did fit
             raise error
-        return real(objective, forward, batch)
+        return real(objective, forward, batch, seen)
 
     monkeypatch.setattr(loop, "stats_of", stats_of)
 
