@@ -9,9 +9,11 @@ from sqlalchemy.orm import Session
 from core.errors import NotFound
 from core.job_spec import JobSpec, PretrainedModel, TokenizerSpec, TrainSpec, ValidationFile
 from core.jobs import registry, store
+from core.jobs.registry import Servable
 from core.jobs.store import Claim
 from core.jobs.tables import Attempt, Checkpoint, Dataset, File, Job
 from core.models.config import ModelConfig
+from core.objectives.distillation import Distillation
 from core.run_dir import INPUTS, PLAN, PREPARATION, SPEC, InputFile, RunDir, RunInputs
 from core.storage import Storage
 from core.training import plan as planning
@@ -58,7 +60,7 @@ def gather(session: Session, storage: Storage, claim: Claim, slot: Slot | None) 
         return Work(spec, PREPARE, _inputs_to_prepare(session, storage, job, spec))
     assert slot is not None, "the train queue is claimed with a slot in hand"
     preparation = Preparation.model_validate(job.preparation)
-    plan = _plan(job, spec, preparation, slot)
+    plan = _plan(session, job, spec, preparation, slot)
     store.fix_plan(session, claim, plan.model_dump(mode="json"))
     inputs = _inputs_to_train(session, storage, job, spec, preparation)
     return Work(spec, TRAIN, inputs, obeyed(plan, slot), preparation, _seconds_before(session, claim))
@@ -71,10 +73,12 @@ def _seconds_before(session: Session, claim: Claim) -> float:
     return session.scalar(query) or 0.0
 
 
-def _plan(job: Job, spec: TrainSpec, preparation: Preparation, slot: Slot) -> Plan:
+def _plan(session: Session, job: Job, spec: TrainSpec, preparation: Preparation, slot: Slot) -> Plan:
     if job.plan is not None:
         return Plan.model_validate(job.plan)
-    return planning.plan(spec, ModelConfig.model_validate(job.config), preparation, slot)
+    second = _second_model(session, job, spec)
+    config = ModelConfig.model_validate(job.config)
+    return planning.plan(spec, config, preparation, slot, reference=second.config if second else None)
 
 
 def obeyed(plan: Plan, slot: Slot) -> Plan:
@@ -96,6 +100,7 @@ def _inputs_to_prepare(session: Session, storage: Storage, job: Job, spec: Train
         validation_file=_file(session, storage, held_out, spec) if held_out else None,
         config=ModelConfig.model_validate(job.config),
         tokenizer=_tokenizer(session, storage, job, spec),
+        reference=_reference(session, storage, job, spec),
         datasets={hash: path for hash, path in paths.items() if path.is_dir()},
     )
 
@@ -113,11 +118,25 @@ def _inputs_to_train(
         tokenizer=_tokenizer(session, storage, job, spec),
         config=ModelConfig.model_validate(job.config),
         model=model,
-        reference=model if spec.objective.needs_reference else None,
+        reference=_reference(session, storage, job, spec),
         datasets={hash: storage.directory(dataset_key(hash)) for hash in sorted(hashes)},
         checkpoint=storage.directory(checkpoint.storage_key) if checkpoint else None,
         checkpoint_manifest_sha256=checkpoint.manifest_sha256 if checkpoint else None,
     )
+
+
+def _reference(session: Session, storage: Storage, job: Job, spec: TrainSpec) -> Path | None:
+    found = _second_model(session, job, spec)
+    return None if found is None else storage.directory(f"{found.storage_key}/model")
+
+
+def _second_model(session: Session, job: Job, spec: TrainSpec) -> Servable | None:
+    """What the trained model is compared with: a teacher, or the model that it starts from."""
+    if isinstance(spec.objective, Distillation):
+        return registry.resolve_model(session, job.project_id, spec.objective.teacher)
+    if spec.objective.needs_reference and isinstance(spec.model, PretrainedModel):
+        return registry.resolve_model(session, job.project_id, spec.model.from_)
+    return None
 
 
 def newest_checkpoint(session: Session, storage: Storage, job: Job) -> Checkpoint | None:

@@ -43,6 +43,7 @@ def main(run_dir: RunDir, stop: child.Stop) -> None:
     inputs = run_dir.inputs()
     tokenizer = Tokenizer.bytes() if inputs.tokenizer is None else Tokenizer.load(inputs.tokenizer)
     run_dir.report(Started())
+    _check_reference(inputs, tokenizer)
     progress = Progress(run_dir, stop)
     labels = _label_names(spec, inputs, progress)
     recipe = Recipe.of(spec, inputs, tokenizer, labels)
@@ -73,6 +74,21 @@ class Progress:
         if time.monotonic() - self._reported_at >= SECONDS_BETWEEN_REPORTS:
             self._reported_at = time.monotonic()
             self._run_dir.report(Progressed(fraction=min(1.0, fraction), message=message))
+
+
+def _check_reference(inputs: RunInputs, tokenizer: Tokenizer) -> None:
+    """
+    Raises:
+        InvalidData: the second model means other tokens by the same ids.
+    """
+    if inputs.reference is None or tokenizer.has_ids_of(Tokenizer.load(inputs.reference)):
+        return
+    raise InvalidData(
+        "the teacher means other tokens by the same ids than this model; they must have the same vocabulary",
+        code="vocabulary_mismatch",
+        param="objective.teacher",
+        hint="start from random weights with the teacher's tokenizer, or from a model of its family",
+    )
 
 
 def _label_names(spec: TrainSpec, inputs: RunInputs, progress: Progress) -> tuple[str, ...]:

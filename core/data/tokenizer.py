@@ -123,6 +123,11 @@ class Tokenizer:
         """A tokenizer made here, which has `SPECIALS`."""
         return cls(hf.to_str(pretty=True), _own_config(), CHATML)
 
+    def has_ids_of(self, other: "Tokenizer") -> bool:
+        """Both mean the same tokens by the same ids; how they cut texts may differ."""
+        ours, theirs = (tokenizer._hf.get_vocab(with_added_tokens=True) for tokenizer in (self, other))
+        return ours == theirs
+
     def save(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         config = {name: value for name, value in self._config.items() if name != "chat_template"}

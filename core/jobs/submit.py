@@ -23,6 +23,7 @@ from core.jobs import files, registry, store
 from core.jobs.registry import Servable
 from core.jobs.tables import Checkpoint, File, Job, Model, TokenizerRow
 from core.models.config import ModelConfig
+from core.objectives.distillation import Distillation
 
 BYTES = "bytes"
 
@@ -89,7 +90,8 @@ def resolve(session: Session, project_id: str, spec: JobSpec) -> Resolved:
     """
     Raises:
         InvalidRequest: names the field; codes `file_not_found`, `model_not_found`, `tokenizer_not_found`,
-            `wrong_purpose`, `mixed_formats`, `format_mismatch`, `sequence_too_long`.
+            `wrong_purpose`, `mixed_formats`, `format_mismatch`, `model_mismatch`, `vocabulary_mismatch`,
+            `sequence_too_long`.
     """
     if isinstance(spec, TokenizerSpec):
         sources = _files(session, project_id, spec.data.train)
@@ -119,11 +121,13 @@ def _resolve_train(session: Session, project_id: str, spec: TrainSpec) -> Resolv
         assert isinstance(spec.model, RandomModel)
         config = spec.model.shape(vocab_size=vocab_size)
     config = _with_head(spec, config)
+    spec, teachers = _with_teacher(session, project_id, spec, config)
     try:
         resolved = spec.resolved(config, format=format)
     except ValueError as error:
         raise InvalidRequest(f"{error}.", code="sequence_too_long", param="data.sequence_length") from None
-    return Resolved(resolved, (*used, *(file.id for file in sources)), tuple(sources), base, config)
+    uses = (*used, *teachers, *(file.id for file in sources))
+    return Resolved(resolved, tuple(dict.fromkeys(uses)), tuple(sources), base, config)
 
 
 def _with_head(spec: TrainSpec, config: ModelConfig) -> ModelConfig:
@@ -146,6 +150,46 @@ def _with_head(spec: TrainSpec, config: ModelConfig) -> ModelConfig:
     if config.head == objective.head:
         return config
     return config.model_copy(update={"head": objective.head, "labels": ()})
+
+
+def _with_teacher(
+    session: Session, project_id: str, spec: TrainSpec, config: ModelConfig
+) -> tuple[TrainSpec, tuple[str, ...]]:
+    """The spec with the teacher's resolved name, and what the job must hold for it.
+
+    That the teacher means the same by every id is seen when the data is prepared; here, that it can.
+    """
+    if not isinstance(spec.objective, Distillation):
+        return spec, ()
+    param = "objective.teacher"
+    teacher = _model(session, project_id, spec.objective.teacher, param)
+    if (teacher.config.kind, teacher.config.head) != ("decoder", "language_model"):
+        raise InvalidRequest(
+            f"The teacher {teacher.name!r} does not predict next tokens: it is {_kinds((teacher.config.kind,))} "
+            f"with the head {teacher.config.head!r}.",
+            code="model_mismatch",
+            param=param,
+            hint="Name a language model that is a decoder.",
+        )
+    if teacher.config.vocab_size != config.vocab_size:
+        raise InvalidRequest(
+            f"The teacher {teacher.name!r} has {teacher.config.vocab_size} tokens, the model has {config.vocab_size}; "
+            "they must have the same vocabulary.",
+            code="vocabulary_mismatch",
+            param=param,
+            hint='Start from random weights with the teacher\'s tokenizer ({"tokenizer": teacher}), or from a model of '
+            "its family.",
+        )
+    length = spec.data.sequence_length or min(config.context_length, 512)
+    if teacher.config.context_length < length:
+        raise InvalidRequest(
+            f"The teacher {teacher.name!r} reads {teacher.config.context_length} tokens, but rows have {length}.",
+            code="sequence_too_long",
+            param="data.sequence_length",
+            hint=f"Give data.sequence_length at most {teacher.config.context_length}.",
+        )
+    objective = spec.objective.model_copy(update={"teacher": teacher.name})
+    return spec.model_copy(update={"objective": objective}), (teacher.object_id,)
 
 
 def _kinds(kinds: tuple[str, ...]) -> str:

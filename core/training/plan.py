@@ -86,14 +86,16 @@ def total_steps(spec: TrainSpec, preparation: Preparation) -> int | None:
             return None
 
 
-def plan(spec: TrainSpec, model: ModelConfig, preparation: Preparation, slot: Slot) -> Plan:
-    """Decide everything that touches the bits."""
+def plan(
+    spec: TrainSpec, model: ModelConfig, preparation: Preparation, slot: Slot, *, reference: ModelConfig | None = None
+) -> Plan:
+    """Decide everything that touches the bits. `reference`: a second model that is only read."""
     steps = total_steps(spec, preparation)
     tenth = max(1, (steps or 1000) // 10)
     has_validation = preparation.num_validation_rows > 0
     return Plan(
         total_steps=steps,
-        micro_batch=micro_batch(spec, model, slot),
+        micro_batch=micro_batch(spec, model, slot, reference=reference),
         evaluate_every=(spec.evaluation.every or tenth) if has_validation else None,
         save_every=spec.checkpoints.every or tenth,
         device=slot.device,
@@ -107,13 +109,14 @@ def plan(spec: TrainSpec, model: ModelConfig, preparation: Preparation, slot: Sl
     )
 
 
-def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot) -> int:
+def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot, *, reference: ModelConfig | None = None) -> int:
     """The most sequences whose activations fit beside weights, gradients and optimizer; at most the global batch.
 
     On a CPU no more than keeps its caches useful: larger ones were not faster. An estimate from shapes, not a probe: it
     must not depend on what is free at the moment. Its constants are peak memory as it was measured, in bytes.
     """
     sequences, length = spec.batch.sequences or 1, spec.data.sequence_length or model.context_length
+    lanes = len(spec.objective.predicts)
     is_bf16 = spec.precision == "bf16"
     per_layer = (58 if is_bf16 else 84) * model.hidden_size + (8 if is_bf16 else 16) * model.intermediate_size
     per_token = model.num_layers * per_layer
@@ -121,11 +124,11 @@ def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot) -> int:
         scores = model.num_heads * length
         per_token += scores * (model.num_layers * (6 if is_bf16 else 4) + 20)
     state = 8 * model.num_parameters() + spec.optimizer.state_bytes(_shapes(model))  # fp32 weights and gradients
-    fixed = PROCESS_BYTES + LIKELIHOOD_BYTES + state
+    fixed = PROCESS_BYTES + LIKELIHOOD_BYTES + state + 4 * (reference.num_parameters() if reference else 0)
     budget = 0.8 * (spec.resources.memory_bytes or slot.memory_bytes) - fixed
-    fits = int(budget // (per_token * length))
+    fits = int(budget // (per_token * length * lanes))
     if slot.device == "cpu":
-        fits = min(fits, CPU_TOKENS // length)
+        fits = min(fits, CPU_TOKENS // (length * lanes))
     return max(1, min(sequences, fits))
 
 

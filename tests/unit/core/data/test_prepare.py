@@ -267,6 +267,17 @@ def test_a_trained_tokenizer(write: Write, job: Make, trained: Tokenizer, tmp_pa
     assert facts.bytes_per_token == pytest.approx(260 / (len(data[0].sequences[0].ids) - 1))
 
 
+def test_a_teacher_must_mean_the_same_by_every_id(write: Write, job: Make, trained: Tokenizer, tmp_path: Path) -> None:
+    path = write("a.jsonl", [{"text": "the lazy dog " * 20}])
+    asked = text_spec(path) | {"objective": {"kind": "distillation", "teacher": "t"}}
+    trained.save(tmp_path / "teacher")
+    error = failed(job(MODULE, asked, [path], reference=tmp_path / "teacher"))
+    assert (error.code, error.param) == ("vocabulary_mismatch", "objective.teacher")
+    assert prepared(
+        job(MODULE, asked, [path], name="same", tokenizer=tmp_path / "teacher", reference=tmp_path / "teacher")
+    )
+
+
 def test_a_missing_file_is_an_internal_error_with_a_trace(write: Write, job: Make) -> None:
     path = write("a.jsonl", [{"text": "a"}])
     run = job(MODULE, text_spec(path), [path])

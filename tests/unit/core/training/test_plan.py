@@ -82,6 +82,15 @@ def test_it_shrinks_with_whatever_takes_memory() -> None:
     assert on_gpu(memory_bytes=memory, model=larger) < usual
 
 
+def test_two_lanes_and_a_second_model_take_memory_too() -> None:
+    slot = Slot(device="cuda", device_name="x", threads=2, memory_bytes=2 << 30)
+    one = micro_batch(spec(), MODEL, slot)
+    pairs = spec(objective={"kind": "orpo"})
+    assert micro_batch(pairs, MODEL, slot) == one // 2
+    assert micro_batch(spec(), MODEL, slot, reference=MODEL) < one
+    assert micro_batch(pairs, MODEL, SLOT) == 4, "as many tokens at once as with one lane"
+
+
 def test_on_a_cpu_it_is_small_enough_for_the_caches() -> None:
     assert micro_batch(spec(), MODEL, SLOT) == 8
     long = spec(data={"train": [{"file": "file-1"}], "sequence_length": 4096})
