@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, TypeAdapter, field_validator, model_validator
 
 from core.data.formats import FORMATS
-from core.models.config import Dimensions, ModelConfig
-from core.models.families import FAMILIES
+from core.models import families
+from core.models.config import Dimensions, FamilyName, ModelConfig
 from core.objectives import OBJECTIVES, Objective
 from core.objectives.causal_lm import CausalLM
 from core.optimizers import AdamW, Optimizer, default_learning_rate
@@ -60,7 +60,7 @@ class RandomModel(Spec):
     """Start from random weights: a preset or dimensions, and a tokenizer."""
 
     init: Literal["random"] = "random"
-    family: Literal["llama"] = "llama"
+    family: FamilyName = "llama"
     preset: str | None = None
     dimensions: Dimensions | None = None
     tokenizer: Reference = Field(description="a tokenizer's id, a model whose tokenizer is taken, or `bytes`")
@@ -70,17 +70,19 @@ class RandomModel(Spec):
     def _preset_or_dimensions(self) -> Self:
         if (self.preset is None) == (self.dimensions is None):
             raise ValueError("give either `preset` or `dimensions`, and not both")
-        presets = FAMILIES[self.family].PRESETS
+        presets = families.FAMILIES[self.family].PRESETS
         if self.preset is not None and self.preset not in presets:
             raise ValueError(
                 f"preset {self.preset!r} is unknown; the presets of {self.family} are {', '.join(presets)}"
             )
+        if self.dimensions is not None:
+            families.check_dimensions(self.family, self.dimensions)
         return self
 
     def shape(self, *, vocab_size: int) -> ModelConfig:
         """The model's configuration once the tokenizer is known."""
-        dims = self.dimensions or FAMILIES[self.family].PRESETS[self.preset or ""]
-        return ModelConfig.from_dimensions(self.family, dims, vocab_size=vocab_size)
+        dims = self.dimensions or families.FAMILIES[self.family].PRESETS[self.preset or ""]
+        return families.shape(self.family, dims, vocab_size=vocab_size)
 
 
 class PretrainedModel(Spec):

@@ -20,7 +20,7 @@ from core.jobs import workers
 from core.jobs.database import Database
 from core.models.config import Dimensions, ModelConfig
 from core.models.directory import write_model_config
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.models.weights import save_weights
 from core.settings import Settings
 from core.storage import open_storage
@@ -31,7 +31,7 @@ TOKEN = "a secret of api and generator"
 CONTEXT = 4096
 
 
-def tiny_decoder(vocab_size: int, *, dtype: torch.dtype = torch.float32, seed: int = 1) -> Decoder:
+def tiny_decoder(vocab_size: int, *, dtype: torch.dtype = torch.float32, seed: int = 1) -> Transformer:
     """Random weights, scaled so that the distribution over tokens is neither flat nor certain."""
     dims = Dimensions(
         hidden_size=48,
@@ -42,14 +42,15 @@ def tiny_decoder(vocab_size: int, *, dtype: torch.dtype = torch.float32, seed: i
         context_length=CONTEXT,
         tied_embeddings=False,
     )
-    decoder = Decoder(ModelConfig.from_dimensions("llama", dims, vocab_size=vocab_size))
+    decoder = Transformer(ModelConfig.from_dimensions("llama", dims, vocab_size=vocab_size))
     decoder.initialise(seed=seed)
     with torch.no_grad():
-        decoder.lm_head.weight *= 20
+        decoder.model.embed_tokens.weight *= 0.22
+        decoder.lm_head.weight *= 4.4
         for layer in decoder.model.layers:
             for parameter in layer.parameters():
                 if parameter.dim() == 2:
-                    parameter *= 8
+                    parameter *= 1.75
     return decoder.to(dtype).eval()
 
 

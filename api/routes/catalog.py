@@ -13,8 +13,7 @@ from pydantic.json_schema import models_json_schema
 from api.dependencies import Reader
 from core.data.formats import FORMATS
 from core.job_spec import JOB_SPEC, TrainSpec
-from core.models.config import ModelConfig
-from core.models.families import FAMILIES
+from core.models.families import FAMILIES, shape
 from core.objectives import OBJECTIVES
 
 router = APIRouter(prefix="/v1/catalog", tags=["catalog"])
@@ -39,9 +38,7 @@ def catalog() -> dict[str, Any]:
                         "name": name,
                         "dimensions": dims.model_dump(mode="json"),
                         "vocab_size": USUAL_VOCABULARY,
-                        "parameters": ModelConfig.from_dimensions(
-                            "llama", dims, vocab_size=USUAL_VOCABULARY
-                        ).num_parameters(),
+                        "parameters": shape(kind, dims, vocab_size=USUAL_VOCABULARY).num_parameters(),
                     }
                     for name, dims in family.PRESETS.items()
                 ],

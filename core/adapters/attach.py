@@ -18,7 +18,7 @@ from core.adapters.peft_config import AdapterBase
 from core.adapters.quantise import Int8Blocks, quantise
 from core.adapters.spec import LoRA
 from core.errors import InvalidData
-from core.models.transformer import Decoder as Transformer
+from core.models.transformer import Transformer as Transformer
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from core.adapters.attach import Attached, attach_to, merge
 from core.adapters.peft_config import WEIGHTS, read_adapter_config, write_adapter_config
 from core.adapters.targets import layers_named
 from core.errors import InvalidData
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.models.weights import load_model
 
 PREFIX, MATRIX = "base_model.model.", ".weight"
@@ -45,7 +45,7 @@ def load_adapter_weights(directory: Path) -> dict[str, Tensor]:
 
 def load_merged(
     base: Path, adapter: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", dropout: float = 0.0
-) -> Decoder:
+) -> Transformer:
     """A whole model that does what the base does with the adapter beside it; every weight can be trained.
 
     Raises:

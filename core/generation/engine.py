@@ -20,7 +20,7 @@ from core.generation import sampling
 from core.generation.continuation import Continuation, Line, Ranked
 from core.generation.kv_cache import KVCache
 from core.generation_request import Error
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 
 _log = logging.getLogger(__name__)
 PIECE_TOKENS = 256
@@ -31,7 +31,7 @@ MIN_ROWS = 4
 class Engine:
     """One model, its cache, and the sequences it continues."""
 
-    def __init__(self, model: Decoder, cache: KVCache) -> None:
+    def __init__(self, model: Transformer, cache: KVCache) -> None:
         self.model = model
         self.cache = cache
         self.waiting: deque[Continuation] = deque()

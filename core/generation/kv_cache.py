@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from core.models.blocks import Attend
 from core.models.config import ModelConfig
-from core.models.transformer import Attend
 
 BLOCK = 64
 

@@ -19,6 +19,7 @@ from core.jobs.tables import Model, Project
 from core.models.config import ModelConfig
 from core.models.directory import read_model_config
 from core.models.manifest import write_manifest
+from core.models.names import check_shapes
 from core.storage import Storage
 
 TEXTS = (
@@ -32,7 +33,6 @@ TEXTS = (
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_TEXT_BYTES = 64 << 20
 MAX_HEADER_BYTES = 100 << 20
-_EMBEDDING = "model.embed_tokens.weight"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,10 @@ def copy_model(source: Path, storage: Storage, scratch: Path) -> Imported:
             code="unsupported_model",
         )
     names = _weight_files(source)
-    _check_weights(source, names, config)
+    shapes: dict[str, list[int]] = {}
+    for name in names:
+        shapes |= _shapes(source / name)
+    check_shapes(config, shapes, code="unsupported_model")
     staging = scratch / "imports" / new_id("import_")
     try:
         model = staging / "model"
@@ -116,20 +119,6 @@ def _weight_files(source: Path) -> list[str]:
         if not (source / name).is_file():
             raise InvalidData(f"{name} is missing", code="unsupported_model")
     return [str(name) for name in names]
-
-
-def _check_weights(source: Path, names: list[str], config: ModelConfig) -> None:
-    shapes: dict[str, list[int]] = {}
-    for name in names:
-        shapes |= _shapes(source / name)
-    found, wanted = shapes.get(_EMBEDDING), [config.vocab_size, config.hidden_size]
-    if found != wanted:
-        raise InvalidData(f"{_EMBEDDING} has the shape {found}, config.json says {wanted}", code="unsupported_model")
-    layers = {name.split(".")[2] for name in shapes if name.startswith("model.layers.")}
-    if len(layers) != config.num_layers:
-        raise InvalidData(
-            f"the weights have {len(layers)} layers, config.json says {config.num_layers}", code="unsupported_model"
-        )
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:

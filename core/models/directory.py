@@ -29,19 +29,24 @@ def read_model_config(directory: Path) -> ModelConfig:
         raise InvalidData(f"{CONFIG} is not JSON: {error}", code="unsupported_model") from error
     named = config.get("architectures") if isinstance(config, dict) else None
     for family in FAMILIES.values():
-        if isinstance(named, list) and family.ARCHITECTURE in named:
+        if isinstance(named, list) and any(name in family.ARCHITECTURES for name in named):
             shape: ModelConfig = family.read_config(config)
             return shape
-    known = ", ".join(family.ARCHITECTURE for family in FAMILIES.values())
-    raise InvalidData(f"architectures {named!r} is not known here; known: {known}", code="unsupported_model")
+    known = ", ".join(next(iter(family.ARCHITECTURES)) for family in FAMILIES.values())
+    raise InvalidData(f"architectures {named!r} is not known here; known: {known} and others", code="unsupported_model")
 
 
 def write_model_config(
     directory: Path, config: ModelConfig, *, pad: int, end_of_text: int, stop_ids: list[int]
 ) -> None:
-    """Write `config.json` and `generation_config.json` as `transformers` expects them."""
+    """Write `config.json` and `generation_config.json` as `transformers` expects them.
+
+    An encoder-decoder's decoder begins with `pad`, as T5's and Marian's do.
+    """
     ids = {"bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": pad}
-    values = FAMILIES[config.family].write_config(config) | ids | {"torch_dtype": "float32", "dtype": "float32"}
+    if config.kind == "encoder_decoder":
+        ids["decoder_start_token_id"] = pad
+    values = ids | FAMILIES[config.family].write_config(config) | {"torch_dtype": "float32", "dtype": "float32"}
     (directory / CONFIG).write_text(json.dumps(values, indent=2))
     generation = ids | {"eos_token_id": stop_ids}
     (directory / GENERATION_CONFIG).write_text(json.dumps(generation, indent=2))

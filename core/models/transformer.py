@@ -1,153 +1,133 @@
-"""The decoder: norm, rotary positions, attention, feed-forward, block, model, in reading order. It knows no cache and
-no mask: whoever calls it says with `attend` how queries meet keys and values (training: `core.models.attention`,
-generation: the key/value cache).
+"""The model: a decoder, an encoder, or both, with a head. One class for all of them: what a model has is data.
 
-Weight names are Hugging Face's for Llama, so `state_dict` interchanges as it is.
+    decoder, encoder   hidden = model(ids, positions, attend)
+    encoder-decoder    memory = model.encode(source, …);  hidden = model.decode(target, …, memory, …)
+    head               model.logits(hidden), model.per_token(hidden), or model.per_example(hidden, segments)
 
-Legend: B batch, T positions, D hidden size, H query heads, G key/value heads, K head width, V vocabulary.
+Legend: B batch, T positions, S positions of the memory, D hidden size, V vocabulary, E examples of a row, C outputs.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Collection
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from core.models.blocks import Attend, Stack
 from core.models.config import ModelConfig
-
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, q_BHTK, k_BGTK, v_BGTK) -> out_BHTK; queries and keys are rotated already, scores are not scaled yet"""
-
-
-class RMSNorm(nn.Module):
-    """x / rms(x) * weight (Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4), computed in fp32."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        wide = x_BTD.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(x_BTD.dtype)
+from core.models.families import FAMILIES
+from core.models.heads import Head, Transform, pool
+from core.models.shapes import shapes
 
 
-def rotary_angles(positions_BT: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, 1, T, K], fp32, of position times theta^(-2i/K) (Su et al. 2021, arXiv:2104.09864, eq. 15)."""
-    exponents = torch.arange(0, head_dim, 2, device=positions_BT.device, dtype=torch.float32) / head_dim
-    angles = positions_BT[:, None, :, None].float() * theta**-exponents
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
-
-
-def rotate(x_BHTK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x_i, x_{i+K/2}) by its angle: Hugging Face's pairing of coordinates."""
-    left, right = x_BHTK.chunk(2, dim=-1)
-    return (x_BHTK * cos + torch.cat((-right, left), dim=-1) * sin).to(x_BHTK.dtype)
-
-
-class Attention(nn.Module):
-    """Queries in H heads, keys and values in G <= H (grouped queries: Ainslie et al. 2023, arXiv:2305.13245)."""
-
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, config.num_heads * config.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, config.num_kv_heads * config.head_dim, bias=False)
-        self.o_proj = nn.Linear(config.num_heads * config.head_dim, config.hidden_size, bias=False)
-
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        batch, length, _ = x_BTD.shape
-
-        def heads(projected: Tensor) -> Tensor:
-            return projected.view(batch, length, -1, self.head_dim).transpose(1, 2)
-
-        q_BHTK = rotate(heads(self.q_proj(x_BTD)), cos, sin)
-        k_BGTK = rotate(heads(self.k_proj(x_BTD)), cos, sin)
-        out_BHTK = attend(self.layer, q_BHTK, k_BGTK, heads(self.v_proj(x_BTD)))
-        out: Tensor = self.o_proj(out_BHTK.transpose(1, 2).reshape(batch, length, -1))
-        return out
-
-
-class FeedForward(nn.Module):
-    """SwiGLU: W_down(silu(W_gate x) * W_up x) (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(functional.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
-        return out
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
-
-    def __init__(self, config: ModelConfig, layer: int, dropout: float) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = FeedForward(config)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        x_BTD = x_BTD + self.dropout(self.self_attn(self.input_layernorm(x_BTD), cos, sin, attend))
-        out: Tensor = x_BTD + self.dropout(self.mlp(self.post_attention_layernorm(x_BTD)))
-        return out
-
-
-class Trunk(nn.Module):
-    """Embedding, blocks, final norm (Hugging Face's `model.`)."""
-
-    def __init__(self, config: ModelConfig, dropout: float) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.dropout = nn.Dropout(dropout)
-
-
-class Decoder(nn.Module):
-    """A Llama-shaped language model."""
+class Transformer(nn.Module):
+    """Vaswani et al. 2017, arXiv:1706.03762, and what became of it."""
 
     def __init__(self, config: ModelConfig, *, dropout: float = 0.0) -> None:
         super().__init__()
+        if config.head in ("classifier", "tagger") and not config.labels:
+            raise ValueError(f"the labels of the {config.head} are not known")
         self.config = config
-        self.model = Trunk(config, dropout)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        if config.tied_embeddings:
+        self.model = Stack(config, dropout, num_layers=config.num_layers)
+        if config.kind == "encoder_decoder":
+            self.encoder = Stack(config, dropout, num_layers=config.num_encoder_layers, is_second=True)
+        if config.head == "language_model":
+            self.transform = Transform(config) if config.kind == "encoder" else None
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.has_output_bias)
+            self.tie()
+        if config.num_outputs:
+            self.head = Head(config, dropout)
+
+    def tie(self) -> None:
+        """Make the output matrix the embeddings' where it is so configured."""
+        if self.config.head == "language_model" and self.config.tied_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def forward(self, ids_BT: Tensor, positions_BT: Tensor, attend: Attend) -> Tensor:
-        """Hidden states [B, T, D] after the final norm; `logits` or a chunked loss turns them into predictions."""
-        trunk = self.model
-        x_BTD = trunk.dropout(trunk.embed_tokens(ids_BT))
-        cos, sin = rotary_angles(positions_BT, self.config.head_dim, self.config.rope_theta)
-        for block in trunk.layers:
-            x_BTD = block(x_BTD, cos, sin, attend)
-        hidden_BTD: Tensor = trunk.norm(x_BTD)
+    def forward(self, ids_BT: Tensor, positions_BT: Tensor, attend: Attend, types_BT: Tensor | None = None) -> Tensor:
+        """Hidden states [B, T, D] of a decoder or an encoder, after the final norm.
+
+        Args:
+            positions_BT: from 0 in each segment.
+            types_BT: which of several texts a token belongs to, where the encoder has token types; None: all the first.
+        """
+        hidden_BTD: Tensor = self.model(self.model.embed(ids_BT, positions_BT, types_BT), positions_BT, attend)
         return hidden_BTD
 
-    def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """[B, T, V]."""
-        logits_BTV: Tensor = self.lm_head(hidden_BTD)
-        return logits_BTV
+    def encode(self, ids_BS: Tensor, positions_BS: Tensor, attend: Attend) -> Tensor:
+        """The memory [B, S, D] of an encoder-decoder."""
+        memory_BSD: Tensor = self.encoder(self.model.embed(ids_BS, positions_BS), positions_BS, attend)
+        return memory_BSD
+
+    def decode(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor,
+        attend: Attend,
+        memory_BSD: Tensor | None,
+        attend_memory: Attend,
+    ) -> Tensor:
+        """Hidden states [B, T, D] of an encoder-decoder's decoder.
+
+        `memory_BSD` is None where `attend_memory` has kept its keys and values from an earlier call.
+        """
+        embedded_BTD = self.model.embed(ids_BT, positions_BT)
+        hidden_BTD: Tensor = self.model(embedded_BTD, positions_BT, attend, memory_BSD, attend_memory)
+        return hidden_BTD
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """What the output matrix multiplies, for hidden states [..., D]."""
+        if self.transform is not None:
+            out: Tensor = self.transform(hidden)
+            return out
+        return hidden * self.config.hidden_size**-0.5 if self.config.embedding_scale == "output" else hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., V] of hidden states [..., D]."""
+        out: Tensor = self.lm_head(self.features(hidden))
+        return out
+
+    def per_token(self, hidden: Tensor) -> Tensor:
+        """[..., C] of hidden states [..., D]: a tagger's labels; start and end of a span."""
+        out: Tensor = self.head(hidden)
+        return out
+
+    def per_example(self, hidden_BTD: Tensor, segments_BT: Tensor, *, num_examples: int) -> Tensor:
+        """[B, E, C]: a classifier's labels, a score, an embedding of length 1, or whether the next sentence follows.
+
+        Example e of a row is its segment e + 1. Encoders pool the first token, decoders the last, embeddings all.
+        """
+        if self.config.head == "embedding":
+            mean_BED = pool(hidden_BTD, segments_BT, num_examples=num_examples, how="mean")
+            return functional.normalize(mean_BED, dim=-1)
+        how: Literal["first", "last"] = "first" if self.config.kind == "encoder" else "last"
+        out: Tensor = self.head(pool(hidden_BTD, segments_BT, num_examples=num_examples, how=how))
+        return out
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> None:
-        """Normal(0, 0.02); what writes into the residual stream is scaled by 1/sqrt(2 layers) (GPT-2, section 2.3)."""
+    def initialise(self, seed: int, *, names: Collection[str] | None = None) -> None:
+        """Draw all weights, or those named, from normal distributions as the family says (its `deviation`); norms begin
+        at one, biases at zero."""
         generator = torch.Generator().manual_seed(seed)
-        residual = 0.02 / math.sqrt(2 * self.config.num_layers)
+        deviation = FAMILIES[self.config.family].deviation
         for name, parameter in self.named_parameters():
+            if names is not None and name not in names:
+                continue
             if parameter.dim() == 1:
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
             else:
-                deviation = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+                drawn = torch.randn(parameter.shape, generator=generator) * deviation(self.config, name)
+                parameter.copy_(drawn)
+
+
+@torch.no_grad()
+def resize_vocabulary(model: Transformer, vocab_size: int) -> None:
+    """Change the number of tokens: rows are cut off, or added as the mean of those that are there."""
+    model.config = model.model.config = model.config.model_copy(update={"vocab_size": vocab_size})
+    wanted = shapes(model.config)
+    for name, found in list(model.named_parameters()):
+        if found.shape != wanted[name]:
+            added = found.mean(0, keepdim=True).expand(max(vocab_size - len(found), 0), *found.shape[1:])
+            module, _, kind = name.rpartition(".")
+            setattr(model.get_submodule(module), kind, nn.Parameter(torch.cat((found[:vocab_size], added))))
+    model.tie()

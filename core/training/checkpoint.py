@@ -23,7 +23,7 @@ from core.data.tokenizer import Tokenizer
 from core.errors import CoreError, StorageFull
 from core.models.directory import write_model_config
 from core.models.manifest import MANIFEST, sha256_of, sync, write_manifest
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.models.weights import save_weights
 from core.training import random_state
 
@@ -70,7 +70,7 @@ class SavedCheckpoint:
 def save(
     path: Path,
     *,
-    model: Decoder,
+    model: Transformer,
     optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer,
     progress: Progress,
@@ -98,7 +98,7 @@ def save(
     return SavedCheckpoint(path, manifest_sha256, size_bytes)
 
 
-def write_model(directory: Path, model: Decoder, tokenizer: Tokenizer) -> None:
+def write_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> None:
     """All that `transformers` and our generator need, tokenizer and chat template included."""
     directory.mkdir(parents=True)
     save_weights(model, directory)
@@ -114,7 +114,7 @@ def write_model(directory: Path, model: Decoder, tokenizer: Tokenizer) -> None:
 
 def write_state(
     directory: Path,
-    model: Decoder,
+    model: Transformer,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     made_with: Mapping[str, str | int],
@@ -132,7 +132,7 @@ def write_state(
     (directory / "made_with.json").write_text(json.dumps(dict(made_with), indent=1))
 
 
-def load(path: Path, *, model: Decoder, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, str | int]]:
+def load(path: Path, *, model: Transformer, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, str | int]]:
     """Put optimizer and random states back, after `verify`; the caller has read `model` from `path / "model"`.
 
     Returns the progress, and what the checkpoint was made with.

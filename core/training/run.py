@@ -24,7 +24,7 @@ from core.data.tokenizer import Tokenizer
 from core.events import Entered, Resumed, Started
 from core.job_spec import RandomModel, TrainSpec
 from core.loss import Specials
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.models.weights import load_model
 from core.objectives import Objective
 from core.optimizers import AdamW
@@ -106,19 +106,19 @@ def load_tokenizer(inputs: RunInputs) -> Tokenizer:
     return Tokenizer.load(where) if where else Tokenizer.bytes()
 
 
-def build_model(spec: TrainSpec, plan: Plan, inputs: RunInputs, tokenizer: Tokenizer) -> Decoder:
+def build_model(spec: TrainSpec, plan: Plan, inputs: RunInputs, tokenizer: Tokenizer) -> Transformer:
     """Random weights, or those of the base model or of the checkpoint; always fp32 masters."""
     dropout = spec.model.dropout
     directory = inputs.checkpoint / "model" if inputs.checkpoint else inputs.model
     if directory is not None:
         return load_model(directory, dropout=dropout, device=plan.device)
     assert isinstance(spec.model, RandomModel)
-    model = Decoder(spec.model.shape(vocab_size=tokenizer.vocab_size), dropout=dropout)
+    model = Transformer(spec.model.shape(vocab_size=tokenizer.vocab_size), dropout=dropout)
     model.initialise(spec.seed)
     return model.to(plan.device)
 
 
-def resume(path: Path, plan: Plan, model: Decoder, optimizer: torch.optim.Optimizer) -> tuple[Progress, Resumed]:
+def resume(path: Path, plan: Plan, model: Transformer, optimizer: torch.optim.Optimizer) -> tuple[Progress, Resumed]:
     """Where the checkpoint stands, and whether this process goes on with the same bits."""
     progress, before = checkpoint.load(path, model=model, optimizer=optimizer)
     progress.micro_batch = min(progress.micro_batch, plan.micro_batch)
@@ -132,7 +132,7 @@ def assemble(
     plan: Plan,
     inputs: RunInputs,
     run_dir: RunDir,
-    model: Decoder,
+    model: Transformer,
     optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer,
     stop: Stop,
@@ -192,7 +192,7 @@ def assemble(
     )
 
 
-def load_reference(plan: Plan, inputs: RunInputs) -> Decoder | None:
+def load_reference(plan: Plan, inputs: RunInputs) -> Transformer | None:
     """The model that the trained one is compared with; it is never changed."""
     if inputs.reference is None:
         return None

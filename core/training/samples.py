@@ -12,14 +12,14 @@ from torch.nn import functional
 from core.data.examples import TokenSequence
 from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 
 TEMPERATURE, TOP_K = 0.8, 50
 MAX_DOCUMENT_PROMPT, MAX_PROMPT, MAX_NEW = 24, 256, 64
 
 
 def write(
-    model: Decoder, tokenizer: Tokenizer, held_out: TokenDataset | None, count: int, *, seed: int
+    model: Transformer, tokenizer: Tokenizer, held_out: TokenDataset | None, count: int, *, seed: int
 ) -> Iterator[tuple[str, str]]:
     """(prompt, text) for the first validation documents. Always the same prompts: one sees the model learn."""
     for index in range(min(count, len(held_out) if held_out else 0)):
@@ -36,7 +36,7 @@ def prompt_of(sequence: TokenSequence) -> list[int]:
 
 
 @torch.no_grad()
-def sample(model: Decoder, prompt: list[int], *, max_tokens: int, stop_ids: frozenset[int], seed: int) -> list[int]:
+def sample(model: Transformer, prompt: list[int], *, max_tokens: int, stop_ids: frozenset[int], seed: int) -> list[int]:
     """Continue `prompt`; draws from a generator of its own, so that training's random numbers are left alone."""
     device = model.lm_head.weight.device
     generator = torch.Generator().manual_seed(seed)

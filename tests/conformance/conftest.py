@@ -14,7 +14,7 @@ from core.data.tokenizer import Tokenizer
 from core.jobs import keys
 from core.models.config import Dimensions, ModelConfig
 from core.models.directory import write_model_config
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.models.weights import save_weights
 from tests.apis import CHAT, TINY
 from tests.services import Postgres, Valkey, free_port, wait_until
@@ -73,7 +73,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, tokenizer = tmp_path_factory.mktemp("hub") / "tiny", Tokenizer.bytes()
     folder.mkdir()
     config = ModelConfig.from_dimensions("llama", Dimensions(**TINY), vocab_size=tokenizer.vocab_size)
-    save_weights(Decoder(config), folder)
+    save_weights(Transformer(config), folder)
     stops = sorted(tokenizer.stop_ids)
     write_model_config(folder, config, pad=tokenizer.pad, end_of_text=tokenizer.end_of_text, stop_ids=stops)
     tokenizer.save(folder)

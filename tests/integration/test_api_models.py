@@ -16,7 +16,7 @@ from core.jobs import registry, workers
 from core.jobs.tables import Checkpoint, Job, TokenizerRow
 from core.models.config import Dimensions, ModelConfig
 from core.models.directory import write_model_config
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.models.weights import load_model, save_weights
 from core.training.checkpoint import verify
 from tests.apis import TINY, Api, running_api
@@ -34,7 +34,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, tokenizer = tmp_path_factory.mktemp("hub") / "tiny-model", Tokenizer.bytes()
     folder.mkdir()
     config = ModelConfig.from_dimensions("llama", Dimensions(**TINY), vocab_size=tokenizer.vocab_size)
-    save_weights(Decoder(config), folder)
+    save_weights(Transformer(config), folder)
     stops = sorted(tokenizer.stop_ids)
     write_model_config(folder, config, pad=tokenizer.pad, end_of_text=tokenizer.end_of_text, stop_ids=stops)
     tokenizer.save(folder)

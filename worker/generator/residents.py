@@ -46,8 +46,15 @@ def footprint(config: ModelConfig, *, memory_bytes: int) -> Footprint:
     """As many slots of the whole context as fit in the cache's share; a shorter context where not one does.
 
     Raises:
-        InvalidRequest: the weights alone are too large (code `model_too_large`).
+        InvalidRequest: the weights alone are too large (code `model_too_large`), or it continues no text
+            (`model_cannot_generate`).
     """
+    if config.kind != "decoder" or config.head != "language_model":
+        raise InvalidRequest(
+            f"This model continues no text: its family is {config.family} ({config.kind}), its head {config.head}.",
+            code="model_cannot_generate",
+            param="model",
+        )
     parameters = config.num_parameters()
     dtype = torch.bfloat16 if parameters >= BFLOAT16_FROM_PARAMETERS else torch.float32
     weights = parameters * dtype.itemsize

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.data.batches import Lane
 from core.loss import TokenStats
 from core.models.attention import packed_attention
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.training.likelihood import token_stats
 
 
@@ -20,8 +20,8 @@ from core.training.likelihood import token_stats
 class Forward:
     """The model that is trained, the one it is compared with, and how both compute."""
 
-    model: Decoder
-    reference: Decoder | None
+    model: Transformer
+    reference: Transformer | None
     """frozen"""
     precision: Literal["bf16", "fp32"]
     attention: Literal["math", "sdpa"]
@@ -35,7 +35,7 @@ class Forward:
         """Of matrix products; weights and everything else are fp32."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
-    def hidden(self, model: Decoder, lane: Lane) -> Tensor:
+    def hidden(self, model: Transformer, lane: Lane) -> Tensor:
         """Final hidden states [B, T, D]."""
         with self.autocast(lane):
             hidden_BTD: Tensor = model(
@@ -43,7 +43,7 @@ class Forward:
             )
         return hidden_BTD
 
-    def learned(self, model: Decoder, lane: Lane) -> tuple[TokenStats, Tensor]:
+    def learned(self, model: Transformer, lane: Lane) -> tuple[TokenStats, Tensor]:
         """Likelihoods of the lane's learned targets, and where they stand: [N] into the flattened lane."""
         learned_N = lane.weights_BT.flatten().nonzero()[:, 0]
         hidden_BTD = self.hidden(model, lane)

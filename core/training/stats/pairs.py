@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.data.batches import Lane, RowBatch
 from core.loss import ObjectiveSpec, PairStats
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.training.stats.forward import Forward
 
 
@@ -24,7 +24,7 @@ def compute(objective: ObjectiveSpec, forward: Forward, batch: RowBatch) -> Pair
     return PairStats(*sums, *reference, *tokens)
 
 
-def answer_likelihoods(forward: Forward, model: Decoder, lane: Lane, batch: RowBatch) -> Tensor:
+def answer_likelihoods(forward: Forward, model: Transformer, lane: Lane, batch: RowBatch) -> Tensor:
     """Summed log-probability of each example's learned tokens: [rows x examples of a row], zeros where none is."""
     stats, learned_N = forward.learned(model, lane)
     return answer_sums(lane, batch, stats.logp_N * stats.weight_N, learned_N)

@@ -17,7 +17,7 @@ from core.adapters.spec import LoRA
 from core.adapters.targets import linear_layers, resolved
 from core.adapters.tensor_files import TensorFile
 from core.errors import InvalidData
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.models.weights import load_model
 from tests.unit.core.adapters.conftest import KINDS, QUANTISED, fill
 from tests.unit.core.models.test_transformer import logits
@@ -42,7 +42,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def adapted(base: Path, **spec: Any) -> tuple[Decoder, Attached]:
+def adapted(base: Path, **spec: Any) -> tuple[Transformer, Attached]:
     """Our model with an adapter beside it that changes its logits a lot."""
     model = load_model(base).eval()
     given = resolved(LoRA(**({"rank": 4, "alpha": 6.0} | spec)), model.config)

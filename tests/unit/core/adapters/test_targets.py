@@ -8,7 +8,7 @@ from core.adapters.spec import LoRA
 from core.adapters.targets import linear_layers, num_trained, resolved, targeted
 from core.errors import InvalidRequest
 from core.models.config import Dimensions, ModelConfig
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 
 DIMENSIONS = Dimensions(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, context_length=16)
 CONFIG = ModelConfig.from_dimensions("llama", DIMENSIONS, vocab_size=61)
@@ -16,7 +16,7 @@ CONFIG = ModelConfig.from_dimensions("llama", DIMENSIONS, vocab_size=61)
 
 def test_the_table_is_what_the_models_have() -> None:
     with torch.device("meta"):
-        model = Decoder(CONFIG)
+        model = Transformer(CONFIG)
     found = {
         name: (module.in_features, module.out_features)
         for name, module in model.named_modules()

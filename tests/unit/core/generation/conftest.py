@@ -10,7 +10,7 @@ from core.generation.continuation import Continuation, Line, continuations
 from core.generation.engine import Engine
 from core.generation.kv_cache import KVCache
 from core.models.config import Dimensions, ModelConfig
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.sampling_params import SamplingParams
 
 CONTEXT = 320
@@ -26,32 +26,33 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.bytes()
 
 
-def tiny_decoder(vocab_size: int, *, dtype: torch.dtype = torch.float32, spread: float = 1.0) -> Decoder:
+def tiny_decoder(vocab_size: int, *, dtype: torch.dtype = torch.float32, spread: float = 1.0) -> Transformer:
     """`spread` scales the output, so that the distribution over tokens is neither flat nor certain."""
     dims = Dimensions(
         hidden_size=48, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=8, context_length=CONTEXT,
         tied_embeddings=False,
     )  # fmt: skip
-    decoder = Decoder(ModelConfig.from_dimensions("llama", dims, vocab_size=vocab_size))
+    decoder = Transformer(ModelConfig.from_dimensions("llama", dims, vocab_size=vocab_size))
     decoder.initialise(seed=1)
     with torch.no_grad():
-        decoder.lm_head.weight *= 20 * spread
+        decoder.model.embed_tokens.weight *= 0.22
+        decoder.lm_head.weight *= 4.4 * spread
         for layer in decoder.model.layers:
             for parameter in layer.parameters():
                 if parameter.dim() == 2:
-                    parameter *= 8
+                    parameter *= 1.75
     return decoder.to(dtype).eval()
 
 
 @pytest.fixture(scope="session")
-def decoder(tokenizer: Tokenizer) -> Decoder:
+def decoder(tokenizer: Tokenizer) -> Transformer:
     return tiny_decoder(tokenizer.vocab_size)
 
 
 class Bench:
     """An engine with its requests' lines, collected by answer."""
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, *, num_slots: int = 8) -> None:
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, *, num_slots: int = 8) -> None:
         self.tokenizer = tokenizer
         dtype = model.lm_head.weight.dtype
         self.cache = KVCache(model.config, num_slots=num_slots, context_length=CONTEXT, dtype=dtype)
@@ -99,5 +100,5 @@ class Bench:
 
 
 @pytest.fixture
-def bench(decoder: Decoder, tokenizer: Tokenizer) -> Bench:
+def bench(decoder: Transformer, tokenizer: Tokenizer) -> Bench:
     return Bench(decoder, tokenizer)

@@ -8,7 +8,7 @@ import torch
 from core.data.tokenizer import Tokenizer
 from core.generation import engine as engine_module
 from core.models.attention import packed_attention
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 
 from .conftest import CONTEXT, Bench, tiny_decoder
 
@@ -17,14 +17,14 @@ PROMPTS = ["Once upon a time", "a", LONG, "To be, or not to be", LONG[:64], LONG
 
 
 @torch.inference_mode()
-def full_logprobs(model: Decoder, ids: list[int]) -> torch.Tensor:
+def full_logprobs(model: Transformer, ids: list[int]) -> torch.Tensor:
     """[T, V] log-probabilities after each id, by the attention that training uses."""
     attend = packed_attention(torch.ones(1, len(ids), dtype=torch.long), kind="math")
     hidden = model(torch.tensor([ids]), torch.arange(len(ids))[None], attend)
     return model.logits(hidden)[0].float().log_softmax(-1)
 
 
-def test_decoding_with_the_cache_equals_the_full_forward(bench: Bench, decoder: Decoder) -> None:
+def test_decoding_with_the_cache_equals_the_full_forward(bench: Bench, decoder: Transformer) -> None:
     answers = bench.finish(*PROMPTS, max_tokens=24, logprobs=3)
     for answer in answers:
         ids = answer.prompt.ids + answer.tokens
@@ -39,7 +39,7 @@ def test_decoding_with_the_cache_equals_the_full_forward(bench: Bench, decoder: 
 
 
 def test_long_prompts_are_computed_in_pieces(
-    decoder: Decoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    decoder: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Bench(decoder, tokenizer)
     expected = whole.finish(LONG, max_tokens=8)[0]
@@ -90,7 +90,7 @@ def test_one_seed_gives_one_answer_and_copies_differ(bench: Bench) -> None:
     assert [a.choice for a in first] == [0, 1, 2]
 
 
-def test_copies_share_the_prompt_and_wait_for_slots(decoder: Decoder, tokenizer: Tokenizer) -> None:
+def test_copies_share_the_prompt_and_wait_for_slots(decoder: Transformer, tokenizer: Tokenizer) -> None:
     computed = 0
     bench = Bench(decoder, tokenizer, num_slots=2)
     original = bench.engine._compute_piece
@@ -158,7 +158,7 @@ def test_a_prompt_fills_the_context_to_its_last_token(bench: Bench) -> None:
 class Faulty(torch.nn.Module):
     """Fails, or gives NaN, on what contains certain ids."""
 
-    def __init__(self, model: Decoder) -> None:
+    def __init__(self, model: Transformer) -> None:
         super().__init__()
         self.model, self.config, self.lm_head = model, model.config, model.lm_head
 
@@ -172,7 +172,7 @@ class Faulty(torch.nn.Module):
         return self.model.logits(hidden)
 
 
-def test_a_fault_ends_only_the_request_that_has_it(decoder: Decoder, tokenizer: Tokenizer) -> None:
+def test_a_fault_ends_only_the_request_that_has_it(decoder: Transformer, tokenizer: Tokenizer) -> None:
     bench = Bench(Faulty(decoder), tokenizer)  # type: ignore[arg-type]
     [expected] = Bench(decoder, tokenizer).finish("hello", max_tokens=20)
     good = bench.submit("hello", max_tokens=20)
@@ -192,7 +192,7 @@ def test_a_fault_ends_only_the_request_that_has_it(decoder: Decoder, tokenizer: 
     assert after.tokens == expected.tokens
 
 
-def test_echo_scores_the_prompt_as_training_would(bench: Bench, decoder: Decoder) -> None:
+def test_echo_scores_the_prompt_as_training_would(bench: Bench, decoder: Transformer) -> None:
     for prompt in ("a", "To be, or not to be", LONG):
         [answer] = bench.finish(prompt, max_tokens=0, echo=True, logprobs=1)
         assert bench.text(answer) == prompt

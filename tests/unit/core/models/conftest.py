@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from core.models.config import Dimensions, ModelConfig
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 
-Make = Callable[..., Decoder]
+Make = Callable[..., Transformer]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,12 +21,12 @@ def _one_thread() -> None:
 def make() -> Make:
     """A decoder whose weights are large enough for differences to show."""
 
-    def make_decoder(**dimensions: Any) -> Decoder:
+    def make_decoder(**dimensions: Any) -> Transformer:
         given: dict[str, Any] = {
             "hidden_size": 32, "num_layers": 2, "num_heads": 4, "context_length": 64, "rope_theta": 500.0,
         }  # fmt: skip
         dims = Dimensions.model_validate(given | dimensions)
-        decoder = Decoder(ModelConfig.from_dimensions("llama", dims, vocab_size=61))
+        decoder = Transformer(ModelConfig.from_dimensions("llama", dims, vocab_size=61))
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
             for parameter in decoder.parameters():

@@ -20,7 +20,8 @@ from core.errors import InvalidData
 from core.models.attention import packed_attention
 from core.models.config import Dimensions, ModelConfig
 from core.models.gguf import LAYER_NAMES, TOP_NAMES, convert
-from core.models.transformer import Decoder
+from core.models.names import stored_tensors
+from core.models.transformer import Transformer
 from core.models.weights import load_model
 
 TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "h", "e", "l", "o", "1", "2", "Ġ", "he", "Ġ1", "12"]
@@ -49,7 +50,7 @@ def permuted(weights: Array, heads: int) -> Array:
     return weights.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
 
 
-def written(path: Path, model: Decoder, *, quantised: bool = False, **changed: Any) -> Path:
+def written(path: Path, model: Transformer, *, quantised: bool = False, **changed: Any) -> Path:
     """A GGUF of the model, as llama.cpp's converter would write it."""
     writer = gguf.GGUFWriter(path, changed.get("architecture", "llama"))
     writer.add_block_count(CONFIG.num_layers)
@@ -71,10 +72,8 @@ def written(path: Path, model: Decoder, *, quantised: bool = False, **changed: A
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
     back = {name: key for key, name in LAYER_NAMES.items()}
     tops = {name: key for key, name in TOP_NAMES.items()}
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":
-            continue
-        weights = tensor.float().numpy()
+    for ours, stored in stored_tensors(CONFIG).items():
+        name, weights = stored.names[0], model.get_parameter(ours).detach().numpy()
         if name in tops:
             target = tops[name]
         else:
@@ -99,8 +98,8 @@ def written(path: Path, model: Decoder, *, quantised: bool = False, **changed: A
 
 
 @pytest.fixture
-def model() -> Decoder:
-    decoder = Decoder(CONFIG)
+def model() -> Transformer:
+    decoder = Transformer(CONFIG)
     decoder.initialise(seed=0)
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -109,31 +108,32 @@ def model() -> Decoder:
 
 
 @torch.inference_mode()
-def logits(model: Decoder) -> torch.Tensor:
+def logits(model: Transformer) -> torch.Tensor:
     ids = torch.arange(len(TOKENS))[None]
     attend = packed_attention(torch.ones_like(ids), kind="math")
     return model.logits(model(ids, ids, attend))
 
 
-def test_the_converted_model_computes_the_same(model: Decoder, tmp_path: Path) -> None:
+def test_the_converted_model_computes_the_same(model: Transformer, tmp_path: Path) -> None:
     convert(written(tmp_path / "model.gguf", model), tmp_path / "out")
     converted = load_model(tmp_path / "out")
     assert converted.config == CONFIG
-    rounded = Decoder(CONFIG)
+    rounded = Transformer(CONFIG)
     rounded.load_state_dict({name: tensor.bfloat16().float() for name, tensor in model.state_dict().items()})
     assert torch.equal(logits(converted), logits(rounded.eval()))  # bfloat16's rounding is torch's, to the bit
 
 
-def test_quantised_weights_are_close(model: Decoder, tmp_path: Path) -> None:
+def test_quantised_weights_are_close(model: Transformer, tmp_path: Path) -> None:
     convert(written(tmp_path / "model.gguf", model, quantised=True), tmp_path / "out")
     weights = load_file(tmp_path / "out" / "model.safetensors")
-    for name, tensor in model.state_dict().items():
-        if name in weights:
-            assert weights[name].dtype == torch.bfloat16
-            assert torch.allclose(weights[name].float(), tensor, atol=0.01)
+    assert len(weights) == len(stored_tensors(CONFIG))
+    for ours, stored in stored_tensors(CONFIG).items():
+        found = weights[stored.names[0]]
+        assert found.dtype == torch.bfloat16
+        assert torch.allclose(found.float(), model.get_parameter(ours), atol=0.01)
 
 
-def test_the_tokenizer_splits_as_its_authors_do(model: Decoder, tmp_path: Path) -> None:
+def test_the_tokenizer_splits_as_its_authors_do(model: Transformer, tmp_path: Path) -> None:
     convert(written(tmp_path / "model.gguf", model), tmp_path / "out")
     tokenizer = Tokenizer.load(tmp_path / "out")
     assert tokenizer.encode("hello") == [10, 5, 5, 6]
@@ -146,7 +146,7 @@ def test_the_tokenizer_splits_as_its_authors_do(model: Decoder, tmp_path: Path) 
     assert Tokenizer.load(tmp_path / "other").encode(" 12") == [11, 8]
 
 
-def test_hugging_face_reads_the_directory(model: Decoder, tmp_path: Path) -> None:
+def test_hugging_face_reads_the_directory(model: Transformer, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     convert(written(tmp_path / "model.gguf", model), tmp_path / "out")
@@ -167,7 +167,9 @@ def test_hugging_face_reads_the_directory(model: Decoder, tmp_path: Path) -> Non
         ({"extra": ["blk.0.ssm_a.weight"]}, "'blk.0.ssm_a.weight' has no place"),
     ],
 )
-def test_what_is_not_known_is_refused(model: Decoder, tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+def test_what_is_not_known_is_refused(
+    model: Transformer, tmp_path: Path, changed: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidData, match=message):
         convert(written(tmp_path / "model.gguf", model, **changed), tmp_path / "out")
 

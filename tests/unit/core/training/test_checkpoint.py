@@ -20,7 +20,7 @@ from core.data.tokenizer import Tokenizer
 from core.errors import StorageFull
 from core.models import manifest
 from core.models.config import Dimensions, ModelConfig
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.models.weights import load_model
 from core.optimizers import AdamW
 from core.training import checkpoint, optimizers
@@ -33,15 +33,15 @@ Save = Callable[[Path], SavedCheckpoint]
 
 
 @pytest.fixture
-def model() -> Decoder:
+def model() -> Transformer:
     dims = Dimensions(hidden_size=16, num_layers=2, num_heads=2, context_length=16)
-    decoder = Decoder(ModelConfig.from_dimensions("llama", dims, vocab_size=VOCAB))
+    decoder = Transformer(ModelConfig.from_dimensions("llama", dims, vocab_size=VOCAB))
     decoder.initialise(0)
     return decoder
 
 
 @pytest.fixture
-def optimizer(model: Decoder) -> torch.optim.Optimizer:
+def optimizer(model: Transformer) -> torch.optim.Optimizer:
     """With moments."""
     built = optimizers.build(AdamW(), model)
     for parameter in model.parameters():
@@ -51,7 +51,7 @@ def optimizer(model: Decoder) -> torch.optim.Optimizer:
 
 
 @pytest.fixture
-def save(model: Decoder, optimizer: torch.optim.Optimizer) -> Save:
+def save(model: Transformer, optimizer: torch.optim.Optimizer) -> Save:
     def save_to(path: Path) -> SavedCheckpoint:
         return checkpoint.save(
             path, model=model, optimizer=optimizer, tokenizer=Tokenizer.bytes(), progress=PROGRESS, made_with=MADE_WITH
@@ -60,7 +60,7 @@ def save(model: Decoder, optimizer: torch.optim.Optimizer) -> Save:
     return save_to
 
 
-def test_all_of_it_comes_back(save: Save, model: Decoder, optimizer: torch.optim.Optimizer, tmp_path: Path) -> None:
+def test_all_of_it_comes_back(save: Save, model: Transformer, optimizer: torch.optim.Optimizer, tmp_path: Path) -> None:
     torch.manual_seed(5)
     saved = save(tmp_path / "a")
     expected = torch.rand(3)
@@ -238,7 +238,7 @@ def test_nothing_in_it_is_a_pickle(save: Save, tmp_path: Path) -> None:
             file.read_text(encoding="utf-8")
 
 
-def test_a_hash_of_weights_sees_a_single_bit(save: Save, model: Decoder, tmp_path: Path) -> None:
+def test_a_hash_of_weights_sees_a_single_bit(save: Save, model: Transformer, tmp_path: Path) -> None:
     before = checkpoint.weights_sha256(save(tmp_path / "a").path / "model")
     assert checkpoint.weights_sha256(save(tmp_path / "b").path / "model") == before
     with torch.no_grad():

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from core.models.config import Dimensions, ModelConfig
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.optimizers import SGD, Adafactor, AdamW, Muon, Optimizer, default_learning_rate
 from core.training import optimizers
 from core.training.blockwise_adamw import decode, dither, encode
@@ -156,7 +156,7 @@ def test_bytes_follow_fp32_closely() -> None:
 )
 def test_the_bytes_that_the_plan_counts_are_those_that_are_kept(spec: Optimizer) -> None:
     dims = Dimensions(hidden_size=64, num_layers=2, num_heads=2, context_length=16)
-    model = Decoder(ModelConfig.from_dimensions("llama", dims, vocab_size=100))
+    model = Transformer(ModelConfig.from_dimensions("llama", dims, vocab_size=100))
     model.initialise(0)
     optimizer = optimizers.build(spec, model)
     for parameter in model.parameters():
@@ -202,7 +202,7 @@ def test_each_tower_counts_from_its_own_top() -> None:
 
 def test_the_rate_of_a_group_is_its_fraction() -> None:
     dims = Dimensions(hidden_size=16, num_layers=2, num_heads=2, context_length=16)
-    model = Decoder(ModelConfig.from_dimensions("llama", dims, vocab_size=100))
+    model = Transformer(ModelConfig.from_dimensions("llama", dims, vocab_size=100))
     optimizer = optimizers.build(AdamW(layer_decay=0.1), model)
     optimizers.set_learning_rate(optimizer, 1.0)
     rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}

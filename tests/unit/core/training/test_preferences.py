@@ -18,7 +18,7 @@ from core.events import Evaluated, Resumed, Step
 from core.models.attention import packed_attention
 from core.models.config import Dimensions, ModelConfig
 from core.models.directory import write_model_config
-from core.models.transformer import Decoder
+from core.models.transformer import Transformer
 from core.models.weights import load_model, save_weights
 from core.objectives import OBJECTIVES
 from core.training import loop
@@ -70,7 +70,7 @@ def model(path: Path, *, seed: int, width: int = 16, sure: float = 1.0) -> Path:
     """A directory with a model that nobody trained; the surer, the more its predictions differ from each other."""
     dims = Dimensions(hidden_size=width, num_layers=2, num_heads=2, context_length=LENGTH)
     config, tokenizer = ModelConfig.from_dimensions("llama", dims, vocab_size=VOCAB), Tokenizer.bytes()
-    made = Decoder(config)
+    made = Transformer(config)
     made.initialise(seed)
     with torch.no_grad():
         made.lm_head.weight *= sure
@@ -210,14 +210,14 @@ def summed(objective: Any, passes: Forward, batch: RowBatch, micro_batch: int = 
     return total, {key: p.grad.clone() for key, p in passes.model.named_parameters() if p.grad is not None}
 
 
-def logits(model: Decoder, ids: list[int]) -> Tensor:
+def logits(model: Transformer, ids: list[int]) -> Tensor:
     """[T, V] of one sequence that stands alone."""
     ids_BT = torch.tensor([ids])
     attend = packed_attention(torch.ones_like(ids_BT), kind="math")
     return model.logits(model(ids_BT, torch.arange(len(ids))[None], attend))[0]
 
 
-def logp(model: Decoder, sequence: TokenSequence) -> Tensor:
+def logp(model: Transformer, sequence: TokenSequence) -> Tensor:
     """Summed log-probability of what is learned."""
     logp_TV = logits(model, sequence.ids[:-1]).log_softmax(-1)
     picked_T = logp_TV[torch.arange(len(sequence.ids) - 1), torch.tensor(sequence.ids[1:])]

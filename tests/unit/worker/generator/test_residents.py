@@ -7,6 +7,7 @@ import torch
 
 from core.errors import CapacityExceeded, InvalidRequest, NotFound
 from core.generation_request import ServedModel
+from core.models import families
 from core.models.config import Dimensions, ModelConfig
 from core.settings import Settings
 from core.storage import open_storage
@@ -97,6 +98,7 @@ SMOLLM2 = shaped(
     hidden_size=576, num_layers=30, num_heads=9, num_kv_heads=3, intermediate_size=1536, context_length=8192
 )
 
+BERT = Dimensions(hidden_size=64, num_layers=2, num_heads=2)
 LARGE = shaped(
     hidden_size=2048, num_layers=16, num_heads=32, num_kv_heads=8, intermediate_size=8192, context_length=8192
 )
@@ -116,3 +118,10 @@ def test_the_cache_fits_beside_the_weights() -> None:
     with pytest.raises(InvalidRequest) as refused:
         footprint(SMOLLM2, memory_bytes=512 << 20)
     assert refused.value.code == "model_too_large"
+
+
+@pytest.mark.parametrize("config", [SMALL.with_head("score"), families.shape("bert", BERT, vocab_size=100)])
+def test_what_continues_no_text_is_refused(config: ModelConfig) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        footprint(config, memory_bytes=4 << 30)
+    assert refused.value.code == "model_cannot_generate"
