@@ -73,6 +73,9 @@ def model(path: Path, *, seed: int, width: int = 16, sure: float = 1.0) -> Path:
     made = Transformer(config)
     made.initialise(seed)
     with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() > 1:
+                parameter *= 0.02 * (2.5 * width) ** 0.5  # to a deviation of 0.02
         made.lm_head.weight *= sure
     path.mkdir()
     save_weights(made, path)
