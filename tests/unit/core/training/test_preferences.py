@@ -306,7 +306,7 @@ def test_packed_in_micro_batches_it_is_the_papers_formula(
     assert loss == pytest.approx(float(plain.detach()), rel=1e-5)
     for key, parameter in passes.model.named_parameters():
         assert parameter.grad is not None
-        torch.testing.assert_close(gradient[key], parameter.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gradient[key], parameter.grad, rtol=1e-4, atol=5e-5)
 
 
 def test_the_reference_does_not_drop_anything(forward: Any) -> None:
