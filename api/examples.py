@@ -306,6 +306,13 @@ ANSWERS: dict[str, tuple[str, Any]] = {
             "num_examples": 998,
             "num_errors": 2,
             "errors": [{"line": 17, "message": "'messages' is missing; give an array of at least one message"}],
+            "num_characters": 482113,
+            "variant": "",
+            "facts": {
+                "learned_messages": 1204,
+                "messages": {"user": 1204, "assistant": 1204},
+                "mean_characters": {"prompt": 181.5, "learned": 301.6},
+            },
         },
     ),
     "GET /v1/models/{model}/download": ("application/zip", "(a zip)"),

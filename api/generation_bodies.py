@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr, ValidationInfo, field_validator, model_validator
 
-from core.data.formats.chat import parse_conversation
+from core.data.messages import conversation_of
 from core.errors import InvalidRequest
 from core.generation_request import MAX_CHOICES, Message, Prompt
 from core.sampling_params import SamplingParams
@@ -201,7 +201,7 @@ class TokenizeBody(Spec):
 def turns_of(messages: list[dict[str, Any]]) -> tuple[Message, ...]:
     """Read a chat by the same function that reads training data."""
     try:
-        turns = parse_conversation({"messages": messages}).turns
+        turns = conversation_of({"messages": messages}).turns
     except ValueError as error:
         raise InvalidRequest(str(error), param="messages") from None
     return tuple(

@@ -16,6 +16,8 @@ UPLOAD_BYTES = 256 << 20
 PART_BYTES = 64 << 20
 BAR_BYTES = 4 << 20
 """Smaller files are there before a bar is."""
+MAX_FACTS = 12
+"""Of classes or tags, the most frequent."""
 
 app = noun()
 
@@ -167,14 +169,14 @@ def check(
 
 def show_report(session: Session, report: dict[str, Any]) -> None:
     """What a check has found, the bad lines last."""
-    roles = ", ".join(f"{role} {number}" for role, number in (report.get("roles") or {}).items())
+    facts = {name.replace("_", " "): _fact(value) for name, value in (report.get("facts") or {}).items()}
     session.facts(
         {
             "format": report.get("format"),
+            "rows have": report.get("variant"),
             "examples": count(report.get("num_examples")),
             "characters": count(report.get("num_characters")),
-            "messages": roles,
-            "learned turns": count(report["num_learned_turns"]) if report.get("num_learned_turns") else "",
+            **facts,
             "bad lines": count(report["num_errors"]) if report.get("num_errors") else "none",
         }
     )
@@ -183,6 +185,18 @@ def show_report(session: Session, report: dict[str, Any]) -> None:
         typer.echo(f"line {error['line']}: {error['message']}")
     if (more := (report.get("num_errors") or 0) - len(errors)) > 0:
         session.say(f"and {more} more")
+
+
+def _fact(value: Any) -> str:
+    """A number, or the first of several by name."""
+    if not isinstance(value, dict):
+        return _number(value)
+    shown = [f"{name} {_number(number)}" for name, number in list(value.items())[:MAX_FACTS]]
+    return ", ".join([*shown, *(["…"] if len(value) > MAX_FACTS else [])])
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}" if value >= 1000 else f"{value:.4g}"
 
 
 def upload(session: Session, path: Path, *, purpose: str = "fine-tune") -> dict[str, Any]:

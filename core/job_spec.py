@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, TypeAdapter, field_validator, model_validator
 
-from core.data.formats import FORMATS
+from core.data.detection import reads
+from core.data.formats import FORMATS, FormatName
 from core.models import families
 from core.models.config import Dimensions, FamilyName, ModelConfig
 from core.objectives import OBJECTIVES, Objective
@@ -22,7 +23,6 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-FormatName = Literal["text", "chat", "prompt_completion"]
 Precision = Literal["bf16", "fp32"]
 
 
@@ -232,14 +232,15 @@ class TrainSpec(Spec):
         )
 
 
-def check_fit(objective: str, format: str) -> None:
+def check_fit(objective: str, format: FormatName) -> None:
     """Refuse data whose format does not yield what the objective consumes."""
     consumes = OBJECTIVES[objective].consumes
     if FORMATS[format].yields not in consumes:
         fitting = [name for name, known in FORMATS.items() if known.yields in consumes]
+        way_out = next((f"; or say `data.format`: {name!r}" for name in fitting if reads(name, format)), "")
         raise ValueError(
             f"objective {objective!r} cannot learn from data in format {format!r}; "
-            f"it takes {' or '.join(fitting)}: change `objective.kind` or the file"
+            f"it takes {' or '.join(fitting)}: change `objective.kind` or the file{way_out}"
         )
 
 

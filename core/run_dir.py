@@ -18,8 +18,8 @@ from pathlib import Path
 
 from pydantic import Field
 
+from core.data.formats import FormatName
 from core.events import Event
-from core.job_spec import FormatName
 from core.models.config import ModelConfig
 from core.spec import Spec
 

@@ -55,7 +55,11 @@ def catalog() -> dict[str, Any]:
             for kind, cls in OBJECTIVES.items()
         ],
         "formats": [
-            {"kind": kind, "keys": list(format.keys), "description": first_words(sys.modules[format.__module__])}
+            {
+                "kind": kind,
+                "keys": [list(keys) for keys in format.keys],
+                "description": first_words(sys.modules[format.__module__]),
+            }
             for kind, format in FORMATS.items()
         ],
         "optimizers": choices("optimizer"),

@@ -1,14 +1,15 @@
 """Validation of a whole file: the report that a user reads before any training starts."""
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
-from core.data.examples import Conversation, Example, characters
+from core.data.examples import Conversation, Example, Judged, Labelled, Preference, Similar, TextPair
 from core.data.formats import FormatName
 from core.data.reader import BadLine, parse, read_records
+from core.data.tally import Facts, Tally
 from core.errors import InvalidData
 from core.spec import Spec
 
@@ -31,11 +32,10 @@ class Report(Spec):
     """the first of them"""
     num_characters: int
     """of text that the model will see, templates excluded"""
-    num_turns: int = 0
-    num_learned_turns: int = 0
-    roles: dict[str, int] = Field(default_factory=dict)
-    """messages by role"""
-    num_with_tools: int = 0
+    variant: str = ""
+    """which of the format's ways to write a row all rows use, where that matters"""
+    facts: Facts = Field(default_factory=dict)
+    """what else there is to know, by name: mean characters of each part, classes or tags, messages by role, …"""
 
     def error(self) -> InvalidData | None:
         """What stands between this file and training; None when nothing does."""
@@ -64,36 +64,51 @@ def check_file(
     Raises:
         InvalidData: the file as a whole is nothing that can be read.
     """
+    tally = Tally()
     errors: list[LineError] = []
-    counts: Counter[str] = Counter()
-    roles: Counter[str] = Counter()
+    num_errors = 0
+    variant: str | None = None
     for line, record in read_records(path, filename, progress=progress):
         try:
             if isinstance(record, BadLine):
                 raise ValueError(record.message)
-            _count(parse(record, format), counts, roles)
+            example = parse(record, format)
+            variant = _variant(record, example) if variant is None else variant
+            _check_variant(_variant(record, example), variant)
+            tally.add(example)
         except ValueError as error:
-            counts["errors"] += 1
+            num_errors += 1
             if len(errors) < MAX_SHOWN:
                 errors.append(LineError(line=line, message=str(error)[:MAX_MESSAGE_CHARACTERS]))
     return Report(
         filename=filename,
         format=format,
-        num_examples=counts["examples"],
-        num_errors=counts["errors"],
+        num_examples=tally.num_examples,
+        num_errors=num_errors,
         errors=tuple(errors),
-        num_characters=counts["characters"],
-        num_turns=roles.total(),
-        num_learned_turns=counts["learned"],
-        roles=dict(roles),
-        num_with_tools=counts["tools"],
+        num_characters=tally.num_characters,
+        variant=variant or "",
+        facts=tally.facts(),
     )
 
 
-def _count(example: Example, counts: Counter[str], roles: Counter[str]) -> None:
-    counts["examples"] += 1
-    counts["characters"] += characters(example)
-    if isinstance(example, Conversation):
-        roles.update(turn.role for turn in example.turns)
-        counts["learned"] += sum(1 for turn in example.turns if turn.weight)
-        counts["tools"] += bool(example.tools)
+def _variant(record: Mapping[str, Any], example: Example) -> str:
+    """What all rows of a file have in common besides their format."""
+    match example:
+        case Preference(answered) | Judged(answered):
+            return "messages" if isinstance(answered, Conversation) else "strings"
+        case Labelled(many=many):
+            return "all labels that apply" if many else "one label"
+        case Similar(negative=negative):
+            return "no negative" if negative is None else "a negative"
+        case TextPair() if record.get("translation"):
+            return " to ".join(record["translation"])
+    return ""
+
+
+def _check_variant(variant: str, first: str) -> None:
+    if variant != first:
+        raise ValueError(
+            f"the row has {variant}, the first row has {first}; one file holds one of the two: "
+            "write all rows in one way, or put these into a file of their own"
+        )

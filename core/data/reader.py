@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from io import BufferedReader
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import Any, get_args
+from typing import Any
 
-from core.data import streams
+from core.data import detection, streams
+from core.data.detection import formats_of, has_keys_of
 from core.data.examples import Example
 from core.data.formats import FORMATS, FormatName
 from core.data.records import DECODER, kind_of, parse_json
@@ -27,15 +28,6 @@ SNIFFED_ROWS = 64
 KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
 }  # fmt: skip
-FOREIGN_KEYS = {
-    "conversations": "this is ShareGPT's shape: rename 'conversations' to 'messages', 'from' to 'role', 'value' to "
-    "'content', and the roles human and gpt to user and assistant",
-    "instruction": "this is Alpaca's shape: write 'instruction' and 'input' as 'prompt' and 'output' as 'completion'",
-    "question": "rename 'question' to 'prompt' and 'answer' to 'completion', or write both as 'messages'",
-    "chosen": "preference pairs are not a format of supervised training",
-    "preferred_output": "preference pairs are not a format of supervised training",
-    "input_ids": "give text instead of token ids",
-}
 
 
 @dataclass(frozen=True)
@@ -73,8 +65,8 @@ def parse(record: Record, format: FormatName) -> Example:
     try:
         return FORMATS[format].parse(record)
     except ValueError as error:
-        others = [name for name in _formats_of(record) if name != format]
-        if others and format not in _formats_of(record):
+        others = formats_of(record)
+        if others and not has_keys_of(format, record):
             raise ValueError(f"the row is {others[0]}, the file is {format}; one file holds one format") from error
         raise
 
@@ -93,12 +85,13 @@ def sniff(path: Path, filename: str) -> FormatName:
     if not records:
         line, message = bad[0]
         raise InvalidData(f"{filename} line {line}: {message}", code="invalid_data", line_errors=bad)
-    found = Counter(name for _, record in records for name in _formats_of(record))
-    if len(found) > 1:
-        raise _mixed(filename, records, found)
+    found = Counter(name for _, record in records for name in formats_of(record))
     if not found:
-        raise _unknown(filename, records[0][0], records[0][1])
-    format: FormatName = next(name for name in get_args(FormatName) if name in found)
+        line, record = records[0]
+        raise detection.unknown(filename, line, record, is_table=_kind(filename) in ("csv", "tsv"))
+    format = found.most_common(1)[0][0]
+    if len(found) > 1:
+        raise detection.mixed(filename, records, format)
     if _kind(filename) == "text":
         _refuse_hidden_json(filename, records[0][1]["text"])
     errors = _parse_errors(records, format)
@@ -118,7 +111,7 @@ def _refuse_hidden_json(filename: str, text: str) -> None:
             record = parse_json(line)
         except ValueError:
             return
-        if _formats_of(record):
+        if formats_of(record):
             raise InvalidData(
                 f"{filename} holds JSON lines, but its name says plain text",
                 code="wrong_extension",
@@ -134,38 +127,6 @@ def _parse_errors(records: list[tuple[int, Record]], format: FormatName) -> list
         except ValueError as error:
             errors.append((line, str(error)))
     return errors
-
-
-def _formats_of(record: Record) -> list[str]:
-    """Formats whose keys the record has."""
-    return [name for name, known in FORMATS.items() if all(record.get(key) is not None for key in known.keys)]
-
-
-def _mixed(filename: str, records: list[tuple[int, Record]], found: Counter[str]) -> InvalidData:
-    usual = found.most_common(1)[0][0]
-    odd = [(line, names) for line, record in records if (names := _formats_of(record)) != [usual]]
-    line, names = odd[0]
-    return InvalidData(
-        f"{filename} mixes formats: line {line} is {' and '.join(names) or 'none'}, most rows are {usual}",
-        code="mixed_formats",
-        hint="put each format into a file of its own",
-        line_errors=[(line, f"is {' and '.join(names) or 'no known format'}, not {usual}") for line, names in odd],
-    )
-
-
-def _unknown(filename: str, line: int, record: Record) -> InvalidData:
-    keys = ", ".join(repr(key[:64]) for key in list(record)[:10]) or "none"
-    needs = "; ".join(f"{name} needs {' and '.join(map(repr, known.keys))}" for name, known in FORMATS.items())
-    usual = "rename the keys to those of one format"
-    if _kind(filename) in ("csv", "tsv"):
-        usual = "the first line must name the columns: rename them to the keys of one format"
-    hint = next((hint for key, hint in FOREIGN_KEYS.items() if key in record), usual)
-    return InvalidData(
-        f"{filename} fits no format: line {line} has the keys {keys}; {needs}",
-        code="unknown_format",
-        hint=hint,
-        line_errors=[(line, f"has the keys {keys}")],
-    )
 
 
 def _kind(filename: str) -> str:

@@ -2,11 +2,19 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 MAX_DEPTH = 64
 MAX_TURNS = 2048
 MAX_NAME_CHARACTERS = 256
+MAX_LABELS = 1024
+"""of one row"""
+MAX_WORDS = 65_536
+"""of one row"""
+MAX_NUMBER = 1e30
+"""well inside what four bytes hold"""
+ROW = "the row"
 HARMLESS = frozenset(
     (
         "_id", "author", "category", "created", "created_at", "custom_id", "dataset", "date", "id", "idx", "index",
@@ -58,6 +66,66 @@ def text_of(record: Mapping[str, Any], key: str, *, where: str) -> str:
     return checked_text(value, where=f"{where}: {key!r}")
 
 
+def filled_text_of(record: Mapping[str, Any], key: str, *, where: str = ROW) -> str:
+    """The string at `key`, which must hold more than white space."""
+    text = text_of(record, key, where=where)
+    if not text or text.isspace():
+        raise ValueError(f"{where}: {key!r} is empty, so it teaches nothing; fill it in or remove the row")
+    return text
+
+
+def optional_text_of(record: Mapping[str, Any], key: str, *, where: str = ROW) -> str | None:
+    """The string at `key`; None where it is missing, null, or empty as the cell of a table is."""
+    return None if record.get(key) in (None, "") else text_of(record, key, where=where)
+
+
+def number_of(record: Mapping[str, Any], key: str, *, where: str = ROW) -> float:
+    """The number at `key`, also as text, because the cells of a table are text."""
+    value = record.get(key)
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value) if len(value) < 64 and "_" not in value else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{where}: {key!r} is {shown(value)}; give a number")
+    if not -MAX_NUMBER <= value <= MAX_NUMBER:  # NaN is refused too
+        raise ValueError(
+            f"{where}: {key!r} is {shown(value)}; give a number between {-MAX_NUMBER:g} and {MAX_NUMBER:g}"
+        )
+    return float(value)
+
+
+def truth_of(record: Mapping[str, Any], key: str, *, where: str = ROW) -> bool:
+    """The boolean at `key`, also as text, because the cells of a table are text."""
+    value = record.get(key)
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    if not isinstance(value, bool):
+        raise ValueError(f"{where}: {key!r} is {shown(value)}; allowed are true and false")
+    return value
+
+
+def name_of(value: object, what: str) -> str:
+    """A class or a tag: a string or a whole number."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and abs(value) < 1 << 63:
+        return str(value)
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME_CHARACTERS:
+        raise ValueError(
+            f"{what} is {shown(value)}; give a name of 1 to {MAX_NAME_CHARACTERS} characters, or a whole number"
+        )
+    return checked_text(value, where=what)
+
+
+def array_of(record: Mapping[str, Any], key: str, *, max_items: int, where: str = ROW) -> list[Any]:
+    value = record.get(key)
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: {key!r} is {found(value)}; give an array")
+    if len(value) > max_items:
+        raise ValueError(f"{where}: {key!r} has {len(value)} items; at most {max_items} are allowed: split the row")
+    return value
+
+
 def checked_text(text: str, *, where: str) -> str:
     if not text.isascii():
         try:
@@ -104,3 +172,15 @@ def kind_of(value: object) -> str:
             return "an array"
         case _:
             return "an object"
+
+
+def found(value: object) -> str:
+    """What stands where something else was expected."""
+    if value is None:
+        return "missing"
+    return f"an empty {kind_of(value).split()[-1]}" if value in ([], "", {}) else kind_of(value)
+
+
+def shown(value: object) -> str:
+    """The value itself, where it is short."""
+    return "missing" if value is None else repr(value)[:80]

@@ -6,8 +6,8 @@ from typing import Literal, get_args
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from core.data.formats import FormatName
 from core.errors import Conflict, InvalidRequest, NotFound, TooLarge
-from core.job_spec import FormatName
 from core.jobs import listing
 from core.jobs.dialect import now
 from core.jobs.ids import new_id

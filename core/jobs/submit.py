@@ -6,10 +6,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.data.detection import reads
+from core.data.formats import FormatName
 from core.data.tokenizer import Tokenizer
 from core.errors import Conflict, InvalidRequest, NotFound
 from core.job_spec import (
-    FormatName,
     JobSpec,
     PretrainedModel,
     RandomModel,
@@ -258,7 +259,7 @@ def _format(sources: list[File], wanted: str) -> FormatName:
 
 
 def _check_format(file: File, format: FormatName, param: str) -> None:
-    if file.format != format:
+    if not reads(format, file.format):  # type: ignore[arg-type]
         raise InvalidRequest(
             f"File {file.id!r} ({file.filename}) holds data of format {file.format!r}, but {format!r} is needed here.",
             code="mixed_formats",

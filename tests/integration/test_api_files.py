@@ -135,6 +135,19 @@ def test_the_report_has_every_bad_line(api: Api) -> None:
     assert error_of(api.http.get(f"/v1/files/{other['id']}/report"), 404)["code"] == "no_report"
 
 
+def test_the_report_says_what_is_in_the_file(api: Api) -> None:
+    rows = [{"text": "good", "label": "pos"}, {"text": "bad", "label": "neg"}, {"text": "fine", "label": "pos"}]
+    file = api.put("".join(json.dumps(row) + "\n" for row in rows), filename="a.jsonl")
+    assert file["format"] == "labelled"
+    report = api.http.get(f"/v1/files/{file['id']}/report").json()
+    assert (report["num_examples"], report["num_characters"], report["variant"]) == (3, 11, "one label")
+    assert report["facts"] == {
+        "num_labels": 2,
+        "labels": {"pos": 2, "neg": 1},
+        "mean_characters": {"text": 3.7},
+    }
+
+
 def test_a_report_takes_no_longer_than_allowed(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     file = api.put(TEXT * 500)
     monkeypatch.setattr("api.routes.files.REPORT_SECONDS", -1.0)

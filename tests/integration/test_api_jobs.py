@@ -143,6 +143,17 @@ def test_refusals(any_api: Api) -> None:
     assert count_jobs(any_api) == 0
 
 
+def test_text_with_scores_is_trained_as_text_where_that_is_said(any_api: Api) -> None:
+    """Web text often has a quality score beside it."""
+    file = any_api.put(b'{"text": "Once upon a time.", "score": 3.5}\n' * 12, filename="web.jsonl")
+    assert file["format"] == "scored"
+    error = refused(any_api, train(file["id"]))
+    assert error["code"] == "format_mismatch"
+    assert "or say `data.format`: 'text'" in error["message"]
+    job = any_api.submit(data={"train": [{"file": file["id"]}], "format": "text"})
+    assert job["spec"]["data"]["format"] == "text"
+
+
 def test_a_dry_run_creates_nothing(any_api: Api) -> None:
     body = train(any_api.put()["id"], budget={"epochs": 2})
     answer = any_api.http.post("/v1/jobs?dry_run=true", json=body)

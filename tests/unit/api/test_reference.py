@@ -131,8 +131,7 @@ def test_the_catalog_is_drawn_from_the_classes() -> None:
     assert presets["nano"]["parameters"] == 1_787_008
     assert {one["kind"] for one in found["objectives"]} == set(OBJECTIVES)
     assert next(one for one in found["objectives"] if one["kind"] == "supervised")["formats"] == [
-        "chat",
-        "prompt_completion",
+        *("chat", "prompt_completion", "alpaca", "sharegpt"),
     ]
     assert [one["kind"] for one in found["schedules"]] == [
         *("cosine", "warmup_stable_decay", "linear", "constant", "inverse_sqrt"),

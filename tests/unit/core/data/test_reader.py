@@ -127,8 +127,8 @@ def test_the_report_counts_everything_and_shows_the_first_hundred(write: Write) 
     report = check_file(path, path.name, "chat")
     assert (report.num_examples, report.num_errors, len(report.errors)) == (2, 150, 100)
     assert report.errors[0].line == 2
-    assert report.roles == {"user": 2, "assistant": 2}
-    assert (report.num_turns, report.num_learned_turns, report.num_characters) == (4, 2, 4)
+    assert report.facts["messages"] == {"user": 2, "assistant": 2}
+    assert (report.facts["learned_messages"], report.num_characters) == (2, 4)
     assert "and 147 more" in report.error().message  # type: ignore[union-attr]
 
 
@@ -236,11 +236,15 @@ def test_formats_are_told_by_their_keys(write: Write, row: Any, format: str) -> 
 @pytest.mark.parametrize(
     ("rows", "code", "says", "hint"),
     [
-        ([{"conversations": []}], "unknown_format", "fits no format: line 1 has the keys 'conversations'", "ShareGPT"),
-        ([{"instruction": "a", "output": "b"}], "unknown_format", "chat needs 'messages'", "Alpaca"),
         ([{"a": 1}], "unknown_format", "keys 'a'", "rename"),
         ([CHAT, CHAT, {"text": "a"}], "mixed_formats", "line 3 is text, most rows are chat", "file of its own"),
-        ([{"text": "a", **CHAT}], "mixed_formats", "line 1 is text and chat", "file of its own"),
+        (
+            [{"text": "a", **CHAT}],
+            "mixed_formats",
+            "line 1 is text and chat",
+            "remove or rename the keys of all but one",
+        ),
+        ([{"conversations": []}], "invalid_data", "looks like format 'sharegpt', but line 1", ""),
         ([{"messages": []}], "invalid_data", "looks like format 'chat', but line 1", ""),
         ([[1]], "invalid_data", "line 1: is an array", ""),
     ],
