@@ -150,7 +150,18 @@ def _with_head(spec: TrainSpec, config: ModelConfig) -> ModelConfig:
         )
     if config.head == objective.head:
         return config
-    return config.model_copy(update={"head": objective.head, "labels": ()})
+    if objective.needs_reference:
+        raise InvalidRequest(
+            f"Objective {objective.kind!r} compares with the model that it starts from, which needs the head "
+            f"{objective.head!r}; this one has {config.head!r}.",
+            code="model_mismatch",
+            param="model.from",
+            hint="Start from the model that this one was made from.",
+        )
+    try:
+        return config.with_head(objective.head)
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.", code="model_mismatch", param="objective.kind") from None
 
 
 def _with_teacher(

@@ -10,10 +10,13 @@ from core.objectives.distillation import Distillation
 from core.objectives.dpo import DPO
 from core.objectives.kto import KTO
 from core.objectives.orpo import ORPO
+from core.objectives.reward import Reward
 from core.objectives.simpo import SimPO
 from core.objectives.supervised import Supervised
 
-Objective = Annotated[CausalLM | Supervised | DPO | ORPO | KTO | SimPO | Distillation, Field(discriminator="kind")]
+Objective = Annotated[
+    CausalLM | Supervised | DPO | ORPO | KTO | SimPO | Reward | Distillation, Field(discriminator="kind")
+]
 OBJECTIVES: dict[str, type[ObjectiveSpec]] = {
     "causal_lm": CausalLM,
     "supervised": Supervised,
@@ -21,5 +24,6 @@ OBJECTIVES: dict[str, type[ObjectiveSpec]] = {
     "orpo": ORPO,
     "kto": KTO,
     "simpo": SimPO,
+    "reward": Reward,
     "distillation": Distillation,
 }

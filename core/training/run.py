@@ -108,12 +108,23 @@ def load_tokenizer(inputs: RunInputs) -> Tokenizer:
 
 def build_model(spec: TrainSpec, plan: Plan, inputs: RunInputs, tokenizer: Tokenizer) -> Transformer:
     """Random weights, or those of the base model or of the checkpoint; always fp32 masters."""
-    dropout = spec.model.dropout
-    directory = inputs.checkpoint / "model" if inputs.checkpoint else inputs.model
-    if directory is not None:
-        return load_model(directory, dropout=dropout, device=plan.device)
+    dropout, config = spec.model.dropout, inputs.config
+    if inputs.checkpoint is not None:
+        return load_model(inputs.checkpoint / "model", dropout=dropout, device=plan.device)
+    if inputs.model is not None:
+        return load_model(
+            inputs.model,
+            dropout=dropout,
+            device=plan.device,
+            head=config.head if config else spec.objective.head,
+            labels=config.labels if config else (),
+            many_labels=config.many_labels if config else False,
+            next_sentence=config.next_sentence if config else False,
+            seed=spec.seed,
+        )
     assert isinstance(spec.model, RandomModel)
-    model = Transformer(spec.model.shape(vocab_size=tokenizer.vocab_size), dropout=dropout)
+    config = config or spec.model.shape(vocab_size=tokenizer.vocab_size).with_head(spec.objective.head)
+    model = Transformer(config, dropout=dropout)
     model.initialise(spec.seed)
     return model.to(plan.device)
 

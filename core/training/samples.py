@@ -21,7 +21,12 @@ MAX_DOCUMENT_PROMPT, MAX_PROMPT, MAX_NEW = 24, 256, 64
 def write(
     model: Transformer, tokenizer: Tokenizer, held_out: TokenDataset | None, count: int, *, seed: int
 ) -> Iterator[tuple[str, str]]:
-    """(prompt, text) for the first validation documents. Always the same prompts: one sees the model learn."""
+    """(prompt, text) for the first validation documents. Always the same prompts: one sees the model learn.
+
+    A model that writes no texts gives none.
+    """
+    if model.config.head != "language_model":
+        return
     for index in range(min(count, len(held_out) if held_out else 0)):
         assert held_out is not None
         prompt = prompt_of(held_out[index].sequences[0])[-min(MAX_PROMPT, model.config.context_length - 1) :]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from core.data.batches import RowBatch
-from core.loss import JudgedStats, ObjectiveSpec, PairStats, TeacherStats, TokenStats
+from core.loss import JudgedStats, ObjectiveSpec, PairStats, ScoreStats, TeacherStats, TokenStats
 from core.training import random_state
-from core.training.stats import judged, pairs, teacher, tokens
+from core.training.stats import judged, pairs, scores, teacher, tokens
 from core.training.stats.forward import Forward
 from core.training.stats.whole import Seen
 
@@ -20,6 +20,7 @@ STATS: dict[type, Callable[..., Any]] = {
     TokenStats: tokens.compute,
     PairStats: pairs.compute,
     JudgedStats: judged.compute,
+    ScoreStats: scores.compute,
     TeacherStats: teacher.compute,
 }
 """compute(objective, forward, batch), with `Seen` where there is a survey"""

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from core.loss import JudgedStats, PairStats
+from core.loss import JudgedStats, PairStats, ScoreStats
 from core.objectives.kto import KTO
 from core.objectives.orpo import ORPO
+from core.objectives.reward import Reward
 from core.objectives.simpo import SimPO
 
 
@@ -47,6 +48,15 @@ def test_simpo() -> None:
     assert float(loss.sum) == pytest.approx(-math.log(sigmoid(3.5)), abs=1e-6)
     assert float(loss.metrics["reward_margin"]) == pytest.approx(4.5)
     assert float(loss.metrics["chosen_reward"]) == pytest.approx(-1.5)
+
+
+def test_reward() -> None:
+    """Scores of 1.5 and -0.5, a margin of 0.5 and a centre of 0.1: - ln sigmoid(2 - 0.5) + 0.1 * 1."""
+    stats = ScoreStats(torch.tensor([1.5, 0.0]), torch.tensor([-0.5, 0.0]))
+    loss = Reward(margin=0.5, centre=0.1).loss(stats)
+    assert float(loss.sum) == pytest.approx(-math.log(sigmoid(1.5)) - math.log(sigmoid(-0.5)) + 0.1, abs=1e-6)
+    assert float(loss.metrics["reward_accuracy"] / loss.count) == 0.75, "what is equal is half right"
+    assert float(Reward().loss(stats).sum) == pytest.approx(-math.log(sigmoid(2.0)) + math.log(2), abs=1e-6)
 
 
 def judged(answer: list[float], reference: list[float], good: list[float], divergence: float) -> JudgedStats:
