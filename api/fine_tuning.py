@@ -1,8 +1,8 @@
 """OpenAI's fine-tuning words and ours, both ways: the one place where a request is translated into a `JobSpec`."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from api import views
 from api.faults import parse_spec
@@ -13,7 +13,8 @@ from core.jobs import tables
 from core.jobs.registry import Servable
 from core.jobs.states import TERMINAL
 from core.models.config import ModelConfig
-from core.optimizers import default_learning_rate
+from core.objectives import OBJECTIVES
+from core.optimizers import AdamW, OptimizerSpec, default_learning_rate
 from core.spec import Spec
 
 EPOCHS = 3
@@ -28,9 +29,15 @@ PARAMS = {
 METRICS = {
     "train_loss": "train_loss",
     "train_token_accuracy": "train_mean_token_accuracy",
+    "train_reward_accuracy": "train_mean_reward_accuracy",
+    "train_reward_margin": "train_mean_reward_margin",
     "validation_loss": "full_valid_loss",
     "validation_token_accuracy": "full_valid_mean_token_accuracy",
+    "validation_reward_accuracy": "full_valid_mean_reward_accuracy",
+    "validation_reward_margin": "full_valid_mean_reward_margin",
 }
+METHODS = {"dpo": "dpo"}
+"""objectives by what they are called there; all others are shown as `supervised`"""
 
 Auto = Literal["auto"]
 
@@ -45,11 +52,33 @@ class Supervised(Spec):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
+class DPOHyperparameters(Hyperparameters):
+    beta: Auto | Annotated[float, Field(gt=0.0, le=2.0)] = "auto"
+
+
+class DPO(Spec):
+    hyperparameters: DPOHyperparameters = DPOHyperparameters()
+
+
 class Method(Spec):
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
-    dpo: Any = None
+    dpo: DPO | None = None
     reinforcement: Any = None
+
+    @model_validator(mode="after")
+    def _settings_of_its_type(self) -> Self:
+        given = {name for name in ("supervised", "dpo", "reinforcement") if getattr(self, name) is not None}
+        if wrong := given - {self.type}:
+            raise ValueError(
+                f"the type is {self.type!r}, but `{wrong.pop()}` is given; give `{self.type}` its settings"
+            )
+        return self
+
+    @property
+    def hyperparameters(self) -> Hyperparameters | None:
+        settings = {"supervised": self.supervised, "dpo": self.dpo}.get(self.type)
+        return settings.hyperparameters if settings else None
 
 
 class FineTuningRequest(Spec):
@@ -65,8 +94,15 @@ class FineTuningRequest(Spec):
 
     @property
     def chosen(self) -> Hyperparameters:
-        supervised = self.method.supervised if self.method else None
-        return supervised.hyperparameters if supervised else self.hyperparameters or Hyperparameters()
+        given = self.method.hyperparameters if self.method else None
+        return given or self.hyperparameters or Hyperparameters()
+
+    @property
+    def objective(self) -> dict[str, Any]:
+        if self.method is None or self.method.type == "supervised":
+            return {"kind": "supervised"}
+        beta = self.method.dpo.hyperparameters.beta if self.method.dpo else "auto"
+        return {"kind": "dpo"} if beta == "auto" else {"kind": "dpo", "beta": beta}
 
 
 class FineTuningError(Out):
@@ -129,9 +165,9 @@ def check_available(request: FineTuningRequest) -> None:
             param="integrations",
             hint="GET /v1/jobs/{id}/metrics has every series, and /metrics has figures for Prometheus.",
         )
-    if request.method is not None and request.method.type != "supervised":
+    if request.method is not None and request.method.type == "reinforcement":
         raise InvalidRequest(
-            f"The method {request.method.type!r} is not available yet; `supervised` is.",
+            f"The method {request.method.type!r} is not available yet; `supervised` and `dpo` are.",
             code="method_not_available",
             param="method.type",
         )
@@ -148,7 +184,7 @@ def spec_of(request: FineTuningRequest, base: Servable) -> TrainSpec:
         "model": {"init": "pretrained", "from": base.name},
         # A batch is counted in examples there: one example a row.
         "data": {"train": [{"file": request.training_file}], "packing": "none"},
-        "objective": {"kind": "supervised"},
+        "objective": request.objective,
         "budget": {"epochs": EPOCHS if chosen.n_epochs == "auto" else chosen.n_epochs},
     }
     if request.validation_file is not None:
@@ -156,7 +192,7 @@ def spec_of(request: FineTuningRequest, base: Servable) -> TrainSpec:
     if chosen.batch_size != "auto":
         body["batch"] = {"sequences": chosen.batch_size}
     if chosen.learning_rate_multiplier != "auto":
-        usual = default_learning_rate(base.config.num_parameters(), pretrained=True)
+        usual = usual_learning_rate(request.objective["kind"], base.config)
         body["optimizer"] = {"learning_rate": min(1.0, usual * chosen.learning_rate_multiplier)}
     spec = parse_spec(body)
     assert isinstance(spec, TrainSpec)
@@ -211,7 +247,7 @@ def status(row: tables.Job) -> str:
 
 def job(row: tables.Job, *, result_files: list[str] | None = None) -> FineTuningJob:
     spec, result = row.spec, row.result or {}
-    settings = _hyperparameters(row)
+    settings, method = _hyperparameters(row), METHODS.get(spec["objective"]["kind"], "supervised")
     validation = spec["data"]["validation"] or {}
     eta = views.progress(row).eta_seconds
     error = None
@@ -235,7 +271,7 @@ def job(row: tables.Job, *, result_files: list[str] | None = None) -> FineTuning
         estimated_finish=None if eta is None or row.progress_at is None else int(row.progress_at + eta),
         integrations=[],
         metadata=row.metadata_,
-        method={"type": "supervised", "supervised": {"hyperparameters": settings}},
+        method={"type": method, method: {"hyperparameters": settings}},
     )
 
 
@@ -282,11 +318,18 @@ def _hyperparameters(row: tables.Job) -> dict[str, Any]:
     """As they are used; `auto` where the job was submitted in words that OpenAI has none for."""
     spec = row.spec
     epochs = spec["budget"]["epochs"]
-    optimizer = TrainSpec.model_validate(spec).optimizer
-    num_parameters = ModelConfig.model_validate(row.config).num_parameters()
-    usual = default_learning_rate(num_parameters, pretrained=True, optimizer=type(optimizer))
-    return {
+    optimizer, objective = TrainSpec.model_validate(spec).optimizer, spec["objective"]
+    usual = usual_learning_rate(objective["kind"], ModelConfig.model_validate(row.config), type(optimizer))
+    shown = {
         "n_epochs": "auto" if epochs is None else int(epochs) if epochs == int(epochs) else epochs,
         "batch_size": spec["batch"]["sequences"],
         "learning_rate_multiplier": round((optimizer.learning_rate or usual) / usual, 4),
     }
+    return shown | ({"beta": objective["beta"]} if objective["kind"] == "dpo" else {})
+
+
+def usual_learning_rate(objective: str, model: ModelConfig, optimizer: type[OptimizerSpec] = AdamW) -> float:
+    """What a multiplier multiplies."""
+    return default_learning_rate(
+        model.num_parameters(), pretrained=True, optimizer=optimizer, factor=OBJECTIVES[objective].relative_rate
+    )

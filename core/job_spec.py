@@ -223,7 +223,10 @@ class TrainSpec(Spec):
                     update={
                         "learning_rate": self.optimizer.learning_rate
                         or default_learning_rate(
-                            model.num_parameters(), pretrained=pretrained, optimizer=type(self.optimizer)
+                            model.num_parameters(),
+                            pretrained=pretrained,
+                            optimizer=type(self.optimizer),
+                            factor=self.objective.relative_rate,
                         )
                     }
                 ),

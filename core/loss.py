@@ -138,6 +138,8 @@ class ObjectiveSpec(Spec):
     """long texts are cut into windows that each fit a row"""
     names_labels: ClassVar[bool] = False
     """its labels have names, which are found in the data unless the model has them already"""
+    relative_rate: ClassVar[float] = 1.0
+    """default learning rate, over that of pretraining and of supervised fine-tuning"""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
     """what an evaluation can report, without the prefix `validation_`"""
 

@@ -127,12 +127,15 @@ class SGD(OptimizerSpec):
 Optimizer = Annotated[AdamW | Muon | Adafactor | SGD, Field(discriminator="kind")]
 
 
-def default_learning_rate(num_parameters: int, *, pretrained: bool, optimizer: type[OptimizerSpec] = AdamW) -> float:
-    """AdamW: 3e-3 at 1 M parameters, falling with the cube root of the size (3e-4 at 1 B); a tenth of it to fine-tune.
+def default_learning_rate(
+    num_parameters: int, *, pretrained: bool, optimizer: type[OptimizerSpec] = AdamW, factor: float = 1.0
+) -> float:
+    """AdamW: 3e-3 at 1 M parameters, falling with the cube root of the size (3e-4 at 1 B); a tenth of it to fine-tune;
+    `factor`: an objective's `relative_rate`.
 
     The exponent is close to what Porian et al. 2024 (arXiv:2406.19146, table 4) find for AdamW. Muon takes the same
     rate. Adafactor's is relative to weights that begin at 0.02, and an update of AdamW has a root mean square of 0.2 to
     0.4, so ten times the number is about the same step.
     """
-    rate = 3e-3 * (max(num_parameters, 1_000_000) / 1e6) ** (-1 / 3) * optimizer.relative_rate
+    rate = 3e-3 * (max(num_parameters, 1_000_000) / 1e6) ** (-1 / 3) * optimizer.relative_rate * factor
     return float(f"{rate * (0.1 if pretrained else 1.0):.2e}")

@@ -17,8 +17,6 @@ from core.jobs.states import TERMINAL
 from core.jobs.tables import Alias, Attempt, Checkpoint, Dataset, Job, JobUse, Model, Project, TokenizerRow, Worker
 from core.models.config import ModelConfig
 
-TRAIN_METRICS = ("train_loss", "train_token_accuracy")
-
 
 @dataclass(frozen=True)
 class Servable:
@@ -120,7 +118,7 @@ def commit_checkpoint(session: Session, job: Job, saved: Saved, *, storage_key: 
         fence=job.fence,
         step=saved.step,
         model_name=f"{job.model_name}:ckpt-step-{saved.step}",
-        metrics={name: job.latest[name] for name in TRAIN_METRICS if name in job.latest} | saved.metrics,
+        metrics={name: value for name, value in job.latest.items() if name.startswith("train_")} | saved.metrics,
         best=saved.best,
         storage_key=storage_key,
         manifest_sha256=saved.manifest_sha256,

@@ -35,6 +35,7 @@ class DPO(ObjectiveSpec):
     consumes: ClassVar[tuple[type, ...]] = (Preference,)
     reads: ClassVar[type] = PairStats
     predicts: ClassVar[Predicts] = ("next", "next")
+    relative_rate: ClassVar[float] = 0.1
     metrics: ClassVar[tuple[str, ...]] = ("loss", *PAIR_METRICS)
 
     @model_validator(mode="after")

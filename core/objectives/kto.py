@@ -31,6 +31,7 @@ class KTO(ObjectiveSpec):
 
     consumes: ClassVar[tuple[type, ...]] = (Judged,)
     reads: ClassVar[type] = JudgedStats
+    relative_rate: ClassVar[float] = 0.3
     metrics: ClassVar[tuple[str, ...]] = (
         "loss",
         "divergence",

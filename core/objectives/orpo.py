@@ -30,6 +30,7 @@ class ORPO(ObjectiveSpec):
     consumes: ClassVar[tuple[type, ...]] = (Preference,)
     reads: ClassVar[type] = PairStats
     predicts: ClassVar[Predicts] = ("next", "next")
+    relative_rate: ClassVar[float] = 0.5
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "log_odds_ratio", *PAIR_METRICS)
 
     def loss(self, stats: PairStats) -> Loss:

@@ -25,6 +25,7 @@ class SimPO(ObjectiveSpec):
     consumes: ClassVar[tuple[type, ...]] = (Preference,)
     reads: ClassVar[type] = PairStats
     predicts: ClassVar[Predicts] = ("next", "next")
+    relative_rate: ClassVar[float] = 0.1
     metrics: ClassVar[tuple[str, ...]] = ("loss", *PAIR_METRICS)
 
     def loss(self, stats: PairStats) -> Loss:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import time
 from pathlib import Path
 
@@ -144,7 +145,7 @@ def test_errors_are_typed(client: openai.OpenAI, service: Service, chat_file: st
         client.fine_tuning.jobs.create(
             model="base-model", training_file=chat_file, method={"type": "dpo", "dpo": {"hyperparameters": {}}}
         )
-    assert bad.value.code == "method_not_available"
+    assert (bad.value.code, bad.value.param) == ("format_mismatch", "training_file")
     with service.client(api_key="sk-wrong") as stranger, pytest.raises(openai.AuthenticationError) as unknown:
         stranger.models.list()
     assert unknown.value.code == "invalid_api_key"
@@ -245,3 +246,39 @@ def test_a_job_from_file_to_model(client: openai.OpenAI, service: Service, chat_
     assert checkpoints
     assert checkpoints[0].fine_tuning_job_id == job.id
     assert client.models.delete(done.fine_tuned_model).deleted
+
+
+@pytest.mark.slow
+def test_preferences_in_openais_shape(client: openai.OpenAI, service: Service) -> None:
+    service.ensure_worker()
+    rows = [
+        {
+            "input": {"messages": [{"role": "user", "content": f"{n} or {n + 1}?"}]},
+            "preferred_output": [{"role": "assistant", "content": f"{n + 1}"}],
+            "non_preferred_output": [{"role": "assistant", "content": "no"}],
+        }
+        for n in range(16)
+    ]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    file = client.files.create(file=("pairs.jsonl", content), purpose="fine-tune")
+    job = client.fine_tuning.jobs.create(
+        model="base-model",
+        training_file=file.id,
+        validation_file=file.id,
+        method={"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.1, "n_epochs": 2, "batch_size": 4}}},
+    )
+    assert job.method is not None
+    assert job.method.type == "dpo"
+    assert job.method.dpo is not None
+    assert job.method.dpo.hyperparameters is not None
+    assert (job.method.dpo.hyperparameters.beta, job.method.dpo.hyperparameters.n_epochs) == (0.1, 2)
+    status_becomes(client, job.id, "succeeded")
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    assert done.fine_tuned_model is not None
+    assert (done.trained_tokens or 0) > 0
+    events = [event.data for event in client.fine_tuning.jobs.list_events(job.id) if event.type == "metrics"]
+    first = next(data for data in events[::-1] if "train_loss" in data)  # type: ignore[operator]
+    assert first["train_loss"] == pytest.approx(0.6931, abs=1e-3), "the start is its own reference"  # type: ignore[index]
+    assert any("full_valid_mean_reward_accuracy" in data for data in events)  # type: ignore[operator]
+    checkpoint = client.fine_tuning.jobs.checkpoints.list(job.id).data[0]
+    assert checkpoint.metrics.train_loss is not None

@@ -17,6 +17,17 @@ from core.optimizers import default_learning_rate
 from tests.apis import CHAT, TINY, Api
 
 BASE = "pt:lab:plays:1a2b3c4d"
+PREFERENCES = "".join(
+    json.dumps(
+        {
+            "input": {"messages": [{"role": "user", "content": f"{n}?"}], "tools": [], "parallel_tool_calls": True},
+            "preferred_output": [{"role": "assistant", "content": "yes"}],
+            "non_preferred_output": [{"role": "assistant", "content": "no"}],
+        }
+    )
+    + "\n"
+    for n in range(12)
+)
 CONFIG = ModelConfig.from_dimensions("llama", Dimensions(**TINY), vocab_size=327)
 
 
@@ -95,14 +106,48 @@ def test_auto_is_resolved(tuned: Api) -> None:
     assert made["hyperparameters"] == {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 1.0}
 
 
+def dpo(**hyperparameters: Any) -> dict[str, Any]:
+    return {"type": "dpo", "dpo": {"hyperparameters": hyperparameters}}
+
+
+def test_preferences_become_a_dpo_job(tuned: Api) -> None:
+    pairs = tuned.put(PREFERENCES, filename="pairs.jsonl")["id"]
+    given = dpo(beta=0.3, n_epochs=2, batch_size=4, learning_rate_multiplier=2.0)
+    made = create(tuned, training_file=pairs, validation_file=pairs, method=given)
+    assert made["method"] == given
+    assert made["hyperparameters"] == given["dpo"]["hyperparameters"]
+    job = tuned.http.get(f"/v1/jobs/{made['id'].replace('ftjob-', 'job_')}").json()
+    assert job["spec"]["objective"] | {"kind": "dpo", "beta": 0.3} == job["spec"]["objective"]
+    assert job["spec"]["data"]["format"] == "preference"
+    usual = default_learning_rate(CONFIG.num_parameters(), pretrained=True)
+    assert job["spec"]["optimizer"]["learning_rate"] == pytest.approx(0.2 * usual, rel=1e-2)
+    assert tuned.http.get(f"/v1/fine_tuning/jobs/{made['id']}").json() == made
+
+
+@pytest.mark.parametrize("method", [{"type": "dpo"}, {"type": "dpo", "dpo": {}}, dpo(beta="auto")])
+def test_auto_of_dpo_is_resolved(tuned: Api, method: dict[str, Any]) -> None:
+    made = create(tuned, training_file=tuned.put(PREFERENCES, filename="pairs.jsonl")["id"], method=method)
+    auto = {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 1.0, "beta": 0.1}
+    assert made["method"] == {"type": "dpo", "dpo": {"hyperparameters": auto}}
+
+
+def test_what_does_not_fit_dpo_is_named(tuned: Api) -> None:
+    error = refused(tuned, method=dpo(beta=0.1))
+    assert (error["code"], error["param"]) == ("format_mismatch", "training_file")
+    assert "preference" in error["message"]
+    for beta in (0, 2.5, "much"):
+        assert refused(tuned, method=dpo(beta=beta))["param"].startswith("method.dpo.hyperparameters.beta")
+    mixed = {"type": "dpo", "supervised": {"hyperparameters": {"n_epochs": 1}}}
+    assert "`supervised` is given" in refused(tuned, method=mixed)["message"]
+
+
 def test_what_is_not_available_is_named(tuned: Api) -> None:
     wandb = [{"type": "wandb", "wandb": {"project": "p"}}]
     error = refused(tuned, integrations=wandb)
     assert (error["code"], error["param"]) == ("integrations_not_available", "integrations")
-    for method in ("dpo", "reinforcement"):
-        error = refused(tuned, method={"type": method, method: {"hyperparameters": {"beta": 0.1}}})
-        assert (error["code"], error["param"]) == ("method_not_available", "method.type")
-        assert "`supervised`" in error["message"]
+    error = refused(tuned, method={"type": "reinforcement", "reinforcement": {"grader": {}}})
+    assert (error["code"], error["param"]) == ("method_not_available", "method.type")
+    assert "`supervised` and `dpo`" in error["message"]
     assert refused(tuned, method={"type": "magic"})["param"] == "method.type"
     assert refused(tuned, colour="red")["message"].startswith("Unknown field `colour`")
 
