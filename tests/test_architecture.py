@@ -152,7 +152,9 @@ def test_nothing_dangerous_is_called() -> None:
         shells = [k for k in node.keywords if k.arg == "shell"] if isinstance(node, ast.Call) else []
         return any(not (isinstance(k.value, ast.Constant) and k.value.value is False) for k in shells)
 
-    assert places(dangerous) == [], "no pickle, eval, exec or shell: data and models come from strangers"
+    # The one program whose work is to run strangers' code, after it has given up everything.
+    found = places(dangerous, outside=("core/graders/sandbox_child.py",))
+    assert found == [], "no pickle, eval, exec or shell: data and models come from strangers"
 
 
 def test_a_broad_except_stands_at_a_process_boundary_or_says_why() -> None:

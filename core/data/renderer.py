@@ -6,14 +6,8 @@ it had to be killed.
 """
 
 import json
-import os
-import selectors
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +15,7 @@ from typing import Any
 from core.data.chatml import CHATML, render_chatml
 from core.data.examples import Turn
 from core.errors import InvalidData
+from core.line_process import Ended, LineProcess, TooSlow
 
 CHILD = Path(__file__).with_name("template_child.py")
 SECONDS_A_RENDERING = 2.0
@@ -106,7 +101,7 @@ class Renderer:
         line = json.dumps(request | {"max_characters": 4 * characters + FREE_CHARACTERS})
         with self._lock:
             try:
-                return self._ask(line.encode() + b"\n", answers)
+                return self._ask(line.encode(), answers)
             except InvalidData as error:
                 if error.code != NOT_PREFIX:
                     self._kill()
@@ -118,8 +113,7 @@ class Renderer:
     def _ask(self, line: bytes, answers: Sequence[int]) -> Rendered:
         if self._child is None:
             self._child = _Child()
-        self._child.send(line)
-        text = self._child.reply()["text"]
+        text = self._child.ask(line)["text"]
         spans = {i: tuple(self._child.reply()["span"]) for i in answers}
         return Rendered(text, spans)
 
@@ -130,33 +124,39 @@ class Renderer:
 
 
 class _Child:
-    """The process and its two pipes."""
+    """The program, and what its silence means."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", str(CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PYTHONUTF8": "1"},
-            cwd="/",
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._in, self._out = self._process.stdin, self._process.stdout
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._out, selectors.EVENT_READ)
-        self._rest = bytearray()
-        self._read_line(SECONDS_TO_START)
+        self._process = LineProcess(["-I", str(CHILD)])
+        try:
+            self._process.read_line(SECONDS_TO_START)
+        except (TooSlow, Ended) as failure:
+            self._process.close()
+            raise _gone() from failure
 
-    def send(self, line: bytes) -> None:
-        with suppress(BrokenPipeError):  # the missing reply says it
-            self._in.write(line)
-            self._in.flush()
+    def ask(self, line: bytes) -> dict[str, Any]:
+        """Send a request; returns its first reply.
+
+        Raises:
+            InvalidData: the template is wrong, or takes too long or too much.
+        """
+        return self._reply(lambda: self._process.ask(line, SECONDS_A_RENDERING))
 
     def reply(self) -> dict[str, Any]:
-        reply: dict[str, Any] = json.loads(self._read_line(SECONDS_A_RENDERING))
+        """The next reply; raises as `ask`."""
+        return self._reply(lambda: self._process.read_line(SECONDS_A_RENDERING))
+
+    def _reply(self, read: Callable[[], bytes]) -> dict[str, Any]:
+        try:
+            reply: dict[str, Any] = json.loads(read())
+        except TooSlow:
+            raise InvalidData(
+                f"the chat template took longer than {SECONDS_A_RENDERING:g} seconds for one conversation",
+                code="chat_template_too_slow",
+                hint="simplify chat_template.jinja",
+            ) from None
+        except Ended as failure:
+            raise _gone() from failure
         if "error" in reply:
             raise InvalidData(
                 reply["message"],
@@ -165,35 +165,16 @@ class _Child:
             )
         return reply
 
-    def _read_line(self, seconds: float) -> bytes:
-        deadline = time.monotonic() + seconds
-        while (end := self._rest.find(b"\n")) < 0:
-            left = deadline - time.monotonic()
-            if left <= 0 or not self._selector.select(left):
-                raise InvalidData(
-                    f"the chat template took longer than {seconds:g} seconds for one conversation",
-                    code="chat_template_too_slow",
-                    hint="simplify chat_template.jinja",
-                )
-            chunk = os.read(self._out.fileno(), 1 << 20)
-            if not chunk:
-                raise InvalidData(
-                    "the chat template was killed: it took too much time or memory",
-                    code="chat_template_too_slow",
-                    hint="simplify chat_template.jinja",
-                )
-            self._rest += chunk
-        line = bytes(self._rest[:end])
-        del self._rest[: end + 1]
-        return line
-
     def close(self) -> None:
-        self._selector.close()
-        self._process.kill()
-        self._process.wait()
-        with suppress(BrokenPipeError):
-            self._in.close()
-        self._out.close()
+        self._process.close()
+
+
+def _gone() -> InvalidData:
+    return InvalidData(
+        "the chat template was killed: it took too much time or memory",
+        code="chat_template_too_slow",
+        hint="simplify chat_template.jinja",
+    )
 
 
 def messages_of(template: str, turns: Sequence[Turn]) -> list[dict[str, Any]]:
