@@ -44,6 +44,16 @@ _FILE_OUT = {
     "format": "text",
     "sha256": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
 }
+_SEQUENCE = {
+    "name": "text",
+    "num_tokens": 5,
+    "num_learned": 3,
+    "truncated": False,
+    "pieces": [
+        {"text": "2+", "learned": False, "ids": [50, 43]},
+        {"text": "2=4", "learned": True, "ids": [50, 61, 52]},
+    ],
+}
 
 OF_SCHEMA: dict[str, Any] = {
     "FineTuningRequest": {"model": _MODEL, "training_file": _FILE, "suffix": "helper", "seed": 7},
@@ -61,6 +71,7 @@ OF_SCHEMA: dict[str, Any] = {
     "KeyCreate": {"name": "laptop", "scopes": ["read", "write", "generate"], "expires_in_days": 90},
     "CompletionBody": {"model": _MODEL, "prompt": "ROMEO:", "max_tokens": 64, "temperature": 0.8},
     "ChatBody": {"model": "helper", "messages": [{"role": "user", "content": "Hello!"}], "max_completion_tokens": 64},
+    "PreviewBody": {"model": _MODEL, "limit": 3},
     "TokenizeBody": {"model": _MODEL, "text": "To be, or not to be"},
     "JobOut": {
         "id": _JOB,
@@ -339,6 +350,18 @@ ANSWERS: dict[str, tuple[str, Any]] = {
                 {"index": 0, "message": {"role": "assistant", "content": "Good day!"}, "finish_reason": "stop"}
             ],
             "usage": _USAGE,
+        },
+    ),
+    "POST /v1/files/{file_id}/preview": (
+        "application/json",
+        {
+            "object": "file.preview",
+            "file": _FILE,
+            "model": _MODEL,
+            "format": "prompt_completion",
+            "objective": "supervised",
+            "sequence_length": 512,
+            "rows": [{"line": 1, "error": None, "num_examples": 1, "examples": [{"sequences": [_SEQUENCE]}]}],
         },
     ),
     "POST /v1/tokenize": (

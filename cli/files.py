@@ -1,5 +1,6 @@
 """`weightsmith files`: the bytes that training reads."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -165,6 +166,72 @@ def check(
         show_report(session, found)
     if report.error() is not None:
         raise typer.Exit(ExitCode.FAILED)
+
+
+@app.command()
+def preview(
+    ctx: typer.Context,
+    file: Annotated[str, typer.Argument(help="Its id.")],
+    model: Annotated[str | None, typer.Option(help="A model, whose tokenizer and chat template are taken.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="In the place of a model: a tokenizer's id, or bytes.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Its kind; default: what fits the file.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a training row.")] = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="How many, from the first.")] = 3,
+) -> None:
+    """Show a file as training would see it. What is learned is marked: by colour, or by a + in a pipe.
+
+    \b
+    Examples:
+      weightsmith files preview file-abc --tokenizer bytes
+      weightsmith files preview file-abc --model helper -n 1
+    """
+    session = session_of(ctx)
+    if (model is None) == (tokenizer is None):
+        raise Problem("give either --model or --tokenizer", exit_code=ExitCode.USAGE)
+    named = {"model": model, "tokenizer": tokenizer, "objective": objective and {"kind": objective}}
+    body = {name: value for name, value in {**named, "sequence_length": length, "limit": rows}.items() if value}
+    found = session.client.post(f"files/{file}/preview", body)
+    if session.json:
+        session.raw(found)
+        return
+    for row in found["rows"]:
+        if row["error"]:
+            typer.echo(f"line {row['line']}: {row['error']}")
+        for example in row["examples"]:
+            for sequence in example["sequences"]:
+                show_sequence(session, row["line"], sequence)
+            show_labels(found["labels"], example["labels"])
+
+
+def show_sequence(session: Session, line: int, sequence: dict[str, Any]) -> None:
+    """Its size, then its text in pieces."""
+    cut = ", its end is cut off" if sequence["truncated"] else ""
+    session.say(
+        f"line {line}, {sequence['name']}: {sequence['num_tokens']} tokens, {sequence['num_learned']} learned{cut}"
+    )
+    if not session.console.is_terminal:
+        for piece in sequence["pieces"]:
+            target = f"\t{piece['target']}" if piece["target"] is not None else ""
+            typer.echo(f"{'+' if piece['learned'] else ' '} {json.dumps(piece['text'], ensure_ascii=False)}{target}")
+        return
+    from rich.text import Text
+
+    shown = Text()
+    for piece in sequence["pieces"]:
+        shown.append(piece["text"], style="bold green" if piece["learned"] else "dim")
+        if piece["target"] is not None:
+            shown.append(f"[{piece['target']}]", style="cyan")
+    session.console.print(shown)
+
+
+def show_labels(names: list[str], labels: list[float]) -> None:
+    """What is known of the whole example, where something is."""
+    if not labels:
+        return
+    if len(names) == len(labels):
+        typer.echo("labels: " + (", ".join(f"{n} {v:g}" for n, v in zip(names, labels, strict=True) if v) or "none"))
+    else:
+        typer.echo("labels: " + ", ".join(f"{value:g}" for value in labels))
 
 
 def show_report(session: Session, report: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.errors import NotFound
 from core.job_spec import JobSpec, PretrainedModel, TokenizerSpec, TrainSpec, ValidationFile
 from core.jobs import registry, store
 from core.jobs.registry import Servable
@@ -160,11 +159,7 @@ def _tokenizer(session: Session, storage: Storage, job: Job, spec: TrainSpec) ->
     name = spec.model.tokenizer
     if name == "bytes":
         return None
-    try:
-        return storage.directory(registry.get_tokenizer(session, job.project_id, name).storage_key)
-    except NotFound:
-        donor = registry.resolve_model(session, job.project_id, name)
-        return storage.directory(f"{donor.storage_key}/model")
+    return storage.directory(registry.tokenizer_key(session, job.project_id, name))
 
 
 def _files(session: Session, storage: Storage, spec: JobSpec) -> tuple[InputFile, ...]:

@@ -6,7 +6,7 @@ reports `Prepared` with the facts that the plan is made from. Data that cannot b
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from core import child
 from core.data.check import check_file
 from core.data.encodings import encode_examples
 from core.data.encodings.encoder import Encoder
-from core.data.examples import Example, TokenExample, characters, labels_of
+from core.data.examples import Example, TokenExample, characters
 from core.data.facts import facts
 from core.data.packing import shuffled
 from core.data.reader import BadLine, parse, read_records
-from core.data.recipe import Part, Recipe
+from core.data.recipe import Part, Recipe, names_of_labels
 from core.data.renderer import Renderer
 from core.data.token_dataset import TokenDataset, TokenDatasetWriter
 from core.data.tokenizer import Tokenizer
@@ -99,13 +99,7 @@ def _label_names(spec: TrainSpec, inputs: RunInputs, progress: Progress) -> tupl
         return inputs.config.labels
     progress.enter("reading")
     files = [*inputs.files, *([inputs.validation_file] if inputs.validation_file else [])]
-    found: set[str] = set()
-    for file in files:
-        for _, record in read_records(file.path, file.filename):
-            with suppress(ValueError):  # bad rows are reported when the file is checked
-                if not isinstance(record, BadLine):
-                    found.update(labels_of(parse(record, file.format)))
-    return tuple(sorted(found))
+    return names_of_labels(files)
 
 
 def _existing(recipe: Recipe, known: Mapping[str, Path]) -> dict[str, TokenDataset]:

@@ -1,12 +1,18 @@
 """What has to exist before a train job can train: which token datasets, made from which files, under which names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from core.data.encodings.encoder import Encoding
+from core.data.examples import labels_of
+from core.data.formats import FormatName
+from core.data.reader import BadLine, parse, read_records
 from core.data.token_dataset import dataset_hash
 from core.data.tokenizer import Tokenizer
 from core.job_spec import TrainSpec, ValidationFraction
+from core.models.config import Kind
+from core.objectives import Objective
 from core.run_dir import InputFile, RunInputs
 
 CHAT_FORMATS = ("chat", "alpaca", "sharegpt", "preference", "kto", "graded")
@@ -38,12 +44,7 @@ class Recipe:
 
     @property
     def is_divisible(self) -> bool:
-        """Its texts go on in the next row."""
-        return (
-            self.encoding.kind == "plain"
-            and self.encoding.window is None
-            and all(part.file.format == "text" for part in self.parts)
-        )
+        return is_divisible(self.encoding, [part.file.format for part in self.parts])
 
     @property
     def hashes(self) -> set[str]:
@@ -51,7 +52,13 @@ class Recipe:
 
     @classmethod
     def of(cls, spec: TrainSpec, inputs: RunInputs, tokenizer: Tokenizer, labels: tuple[str, ...]) -> "Recipe":
-        encoding = encoding_of(spec, inputs, labels)
+        encoding = encoding_of(
+            spec.objective,
+            model="decoder" if inputs.config is None else inputs.config.kind,
+            sequence_length=spec.data.sequence_length,
+            seed=spec.seed,
+            labels=labels,
+        )
 
         def name(files: Sequence[InputFile], **recipe: object) -> str:
             recipe |= {"formats": [file.format for file in files], "encoding": encoding.model_dump(mode="json")}
@@ -76,14 +83,31 @@ class Recipe:
         return cls(encoding, tuple(dict.fromkeys(parts)), train, parts[-1].kept)
 
 
-def encoding_of(spec: TrainSpec, inputs: RunInputs, labels: tuple[str, ...]) -> Encoding:
+def encoding_of(
+    objective: Objective, *, model: Kind, sequence_length: int | None, seed: int, labels: tuple[str, ...]
+) -> Encoding:
     """What decides the tokens, and nothing else: two jobs that agree in it share their datasets."""
-    objective = spec.objective
     return Encoding(
         kind=objective.encoding,
-        model="decoder" if inputs.config is None else inputs.config.kind,
-        window=spec.data.sequence_length if objective.windows else None,
-        seed=spec.seed if objective.encoding_settings else None,
+        model=model,
+        window=sequence_length if objective.windows else None,
+        seed=seed if objective.encoding_settings else None,
         labels=labels,
         settings={name: getattr(objective, name) for name in objective.encoding_settings},
     )
+
+
+def is_divisible(encoding: Encoding, formats: Iterable[FormatName]) -> bool:
+    """Its texts go on in the next row."""
+    return encoding.kind == "plain" and encoding.window is None and all(format == "text" for format in formats)
+
+
+def names_of_labels(files: Iterable[InputFile]) -> tuple[str, ...]:
+    """All classes or tags that occur in the files, sorted."""
+    found: set[str] = set()
+    for file in files:
+        for _, record in read_records(file.path, file.filename):
+            with suppress(ValueError):  # bad rows are reported when the file is checked
+                if not isinstance(record, BadLine):
+                    found.update(labels_of(parse(record, file.format)))
+    return tuple(sorted(found))

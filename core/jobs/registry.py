@@ -241,6 +241,21 @@ def get_tokenizer(session: Session, project_id: str, tokenizer_id: str) -> Token
     return row
 
 
+def tokenizer_key(session: Session, project_id: str, name: str) -> str:
+    """The storage key of the directory with the tokenizer that `name` means: a tokenizer's id, or a model's name.
+
+    Raises:
+        NotFound: code `tokenizer_not_found`.
+    """
+    try:
+        return get_tokenizer(session, project_id, name).storage_key
+    except NotFound as no_tokenizer:
+        try:
+            return f"{resolve_model(session, project_id, name).storage_key}/model"
+        except NotFound:
+            raise no_tokenizer from None
+
+
 def set_alias(session: Session, project_id: str, alias: str, model_name: str) -> Servable:
     """Let `alias` stand for a model; replaces what it stood for."""
     taken = session.get(Model, alias)

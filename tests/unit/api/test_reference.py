@@ -14,6 +14,7 @@ import api.generation_bodies
 import api.routes.files
 import api.routes.keys
 import api.routes.models
+import api.routes.previews
 import api.routes.uploads
 import api.schemas
 from api import examples
@@ -32,6 +33,7 @@ SCHEMAS = (
     api.routes.files,
     api.routes.keys,
     api.routes.models,
+    api.routes.previews,
     api.routes.uploads,
 )
 

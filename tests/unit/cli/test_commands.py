@@ -1,7 +1,9 @@
 """What each command asks of the API and how it shows the answer: to a person, to a pipe, as JSON."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +119,46 @@ def test_check_needs_no_server_and_names_bad_lines(run: Run, tmp_path: Path) -> 
     assert run("files", "check", str(path)).code == ExitCode.DONE
     assert run("files", "check", str(path), "--json").json["num_examples"] == 1
     assert run("files", "check", str(path), "--format", "poetry").code == ExitCode.USAGE
+
+
+def test_check_says_what_is_in_the_file(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\ngood,pos\nbad,neg\nfine,pos\n")
+    lines = run("files", "check", str(path)).out.splitlines()
+    assert "format\tlabelled" in lines
+    assert "labels\tpos 2, neg 1" in lines
+    assert "mean characters\ttext 3.7" in lines
+
+
+def preview_of(*pieces: dict[str, Any], labels: Sequence[float] = (), names: Sequence[str] = ()) -> dict[str, Any]:
+    sequence = {"name": "text", "num_tokens": 5, "num_learned": 3, "truncated": True, "pieces": pieces}
+    example = {"sequences": [sequence], "labels": labels}
+    rows = [{"line": 1, "error": None, "examples": [example]}, {"line": 2, "error": "is empty", "examples": []}]
+    return {"object": "file.preview", "labels": names, "rows": rows}
+
+
+def test_a_preview_marks_what_is_learned(service: FakeService, run: Run) -> None:
+    read, learned = {"text": "2+", "learned": False, "target": None}, {"text": "2\n=4", "learned": True, "target": None}
+    service.says("POST /v1/files/file-1/preview", preview_of(read, learned))
+    ran = run("files", "preview", "file-1", "--tokenizer", "bytes", "--objective", "supervised")
+    assert ran.out == '  "2+"\n+ "2\\n=4"\nline 2: is empty\n'
+    assert "line 1, text: 5 tokens, 3 learned, its end is cut off" in ran.err
+    body = service.last("POST").json
+    assert body == {"tokenizer": "bytes", "objective": {"kind": "supervised"}, "limit": 3}
+    assert run("files", "preview", "file-1").code == ExitCode.USAGE
+
+
+def test_a_preview_shows_tags_and_classes(service: FakeService, run: Run) -> None:
+    tagged = {"text": "York", "learned": True, "target": "I-NP"}
+    service.says("POST /v1/files/file-1/preview", preview_of(tagged, labels=[0.0, 1.0], names=["neg", "pos"]))
+    assert run("files", "preview", "file-1", "--model", "m").out.startswith('+ "York"\tI-NP\nlabels: pos 1\n')
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_preview_on_a_terminal_is_the_text_itself(service: FakeService, run: Run) -> None:
+    piece = {"text": "[b]bold[/b]", "learned": True, "target": None}
+    service.says("POST /v1/files/file-1/preview", preview_of(piece))
+    assert "[b]bold[/b]" in run("files", "preview", "file-1", "--model", "m").out
 
 
 def test_rm_asks_first_and_off_a_terminal_wants_yes(service: FakeService, run: Run) -> None:
