@@ -2,7 +2,8 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 import httpx
@@ -39,6 +40,8 @@ class Services:
     tail: Tail
     http: httpx.AsyncClient
     """for generators"""
+    grader_places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(2))
+    """how many python graders may run here at a time"""
 
 
 def services(request: Request) -> Services:

@@ -2,37 +2,14 @@
 
 from typing import Any
 
+from api.example_specs import FILE, FINE_TUNE, GRADER, MODEL, TOKENIZER, TRAIN
+
 _JOB = "job_7GkX2vQmB9sTnY4hLwRzPc1E"
-_FILE = "file-9LmQ4xTzVb2NsWc7RkYpHd3A"
-_MODEL = "pt:default:plays:1a2b3c4d"
 _AT = 1795488741.057
 
-TRAIN: dict[str, Any] = {
-    "kind": "train",
-    "suffix": "plays",
-    "model": {"init": "random", "family": "llama", "preset": "nano", "tokenizer": "bytes"},
-    "data": {"train": [{"file": _FILE}], "validation": {"fraction": 0.02}, "sequence_length": 256},
-    "objective": {"kind": "causal_lm"},
-    "budget": {"steps": 300},
-    "seed": 7,
-}
-FINE_TUNE: dict[str, Any] = {
-    "kind": "train",
-    "suffix": "helper",
-    "model": {"init": "pretrained", "from": _MODEL},
-    "data": {"train": [{"file": _FILE}]},
-    "objective": {"kind": "supervised"},
-    "budget": {"epochs": 3},
-}
-TOKENIZER: dict[str, Any] = {
-    "kind": "tokenizer",
-    "algorithm": "bpe",
-    "vocab_size": 8192,
-    "data": {"train": [{"file": _FILE}]},
-}
 _HYPERPARAMETERS = {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 1.0}
 _FILE_OUT = {
-    "id": _FILE,
+    "id": FILE,
     "object": "file",
     "bytes": 1115394,
     "created_at": int(_AT),
@@ -56,7 +33,25 @@ _SEQUENCE = {
 }
 
 OF_SCHEMA: dict[str, Any] = {
-    "FineTuningRequest": {"model": _MODEL, "training_file": _FILE, "suffix": "helper", "seed": 7},
+    "FineTuningRequest": {"model": MODEL, "training_file": FILE, "suffix": "helper", "seed": 7},
+    "GraderRun": {"grader": GRADER, "model_sample": "It is 42.", "item": {"reference_answer": "42"}},
+    "GraderValidate": {"grader": GRADER},
+    "GraderRunOut": {
+        "reward": 0.983,
+        "sub_rewards": {"right": 1.0, "short": 0.917},
+        "model_grader_token_usage_per_model": {},
+        "metadata": {
+            "name": "answer and brevity",
+            "type": "multi",
+            "errors": {"other_error": False, "python_grader_runtime_error": False, "sample_parse_error": False},
+            "execution_time": 0.06,
+            "scores": {"right": 1.0, "short": 0.917},
+            "sampled_model_name": None,
+            "token_usage": None,
+            "error_details": [],
+        },
+    },
+    "GraderValidateOut": {"grader": GRADER},
     "FileImport": {"uri": "file:///srv/data/plays.txt"},
     "UploadBegin": {
         "bytes": 2147483648,
@@ -66,13 +61,13 @@ OF_SCHEMA: dict[str, Any] = {
     },
     "UploadComplete": {"part_ids": ["part_2rVnC8kXqGm5YwZsLh4TbP9D"], "md5": "9e107d9d372bb6826bd81d3542a419d6"},
     "ModelImport": {"path": "/srv/models/SmolLM2-135M", "name": "smollm2"},
-    "AliasTarget": {"model": _MODEL},
+    "AliasTarget": {"model": MODEL},
     "ProjectCreate": {"name": "research"},
     "KeyCreate": {"name": "laptop", "scopes": ["read", "write", "generate"], "expires_in_days": 90},
-    "CompletionBody": {"model": _MODEL, "prompt": "ROMEO:", "max_tokens": 64, "temperature": 0.8},
+    "CompletionBody": {"model": MODEL, "prompt": "ROMEO:", "max_tokens": 64, "temperature": 0.8},
     "ChatBody": {"model": "helper", "messages": [{"role": "user", "content": "Hello!"}], "max_completion_tokens": 64},
-    "PreviewBody": {"model": _MODEL, "limit": 3},
-    "TokenizeBody": {"model": _MODEL, "text": "To be, or not to be"},
+    "PreviewBody": {"model": MODEL, "limit": 3},
+    "TokenizeBody": {"model": MODEL, "text": "To be, or not to be"},
     "JobOut": {
         "id": _JOB,
         "object": "job",
@@ -94,7 +89,7 @@ OF_SCHEMA: dict[str, Any] = {
         "spec": TRAIN,
         "metadata": {},
         "metrics": {"train_loss": 2.41, "validation_loss": 2.52},
-        "model": _MODEL,
+        "model": MODEL,
         "parent": None,
         "attempts": 2,
         "error": None,
@@ -152,7 +147,7 @@ OF_SCHEMA: dict[str, Any] = {
         "id": "ckpt_5TzWq8NfKd2XvRb6GsLm3YcH",
         "object": "checkpoint",
         "job": _JOB,
-        "model": f"{_MODEL}:ckpt-step-100",
+        "model": f"{MODEL}:ckpt-step-100",
         "step": 100,
         "best": True,
         "metrics": {"validation_loss": 2.52},
@@ -165,12 +160,12 @@ OF_SCHEMA: dict[str, Any] = {
         "object": "fine_tuning.job",
         "created_at": int(_AT),
         "finished_at": None,
-        "model": _MODEL,
+        "model": MODEL,
         "fine_tuned_model": None,
         "organization_id": "proj_3XkVb7QnTs9LwYc2RmGzHd8P",
         "status": "running",
         "hyperparameters": _HYPERPARAMETERS,
-        "training_file": _FILE,
+        "training_file": FILE,
         "validation_file": None,
         "result_files": [],
         "trained_tokens": None,
@@ -218,7 +213,7 @@ OF_SCHEMA: dict[str, Any] = {
         "upload_id": "upload_4WnRb8XqLc6TvYk2GmZsHd9P",
     },
     "ModelOut": {
-        "id": _MODEL,
+        "id": MODEL,
         "object": "model",
         "created": int(_AT) + 120,
         "owned_by": "default",
@@ -238,7 +233,7 @@ OF_SCHEMA: dict[str, Any] = {
         "id": "gpt-4o-mini",
         "object": "alias",
         "alias": "gpt-4o-mini",
-        "model": _MODEL,
+        "model": MODEL,
         "created_at": _AT,
     },
     "TokenizerOut": {
@@ -297,7 +292,7 @@ ANSWERS: dict[str, tuple[str, Any]] = {
             "job": _JOB,
             "seed": 7,
             "spec": TRAIN,
-            "inputs": [{"object": "file", "id": _FILE, "sha256": _FILE_OUT["sha256"]}],
+            "inputs": [{"object": "file", "id": FILE, "sha256": _FILE_OUT["sha256"]}],
             "plan": {"total_steps": 300, "micro_batch": 32, "device": "cpu", "threads": 2},
             "versions": {"torch": "2.13.0+cpu", "weightsmith": ["0.1.0"]},
             "resume_exactness": "exact",
@@ -312,7 +307,7 @@ ANSWERS: dict[str, tuple[str, Any]] = {
         "application/json",
         {
             "object": "file.report",
-            "file": _FILE,
+            "file": FILE,
             "format": "chat",
             "num_examples": 998,
             "num_errors": 2,
@@ -334,7 +329,7 @@ ANSWERS: dict[str, tuple[str, Any]] = {
             "id": "cmpl-1",
             "object": "text_completion",
             "created": int(_AT),
-            "model": _MODEL,
+            "model": MODEL,
             "choices": [{"index": 0, "text": " O, she doth", "finish_reason": "length", "logprobs": None}],
             "usage": _USAGE,
         },
@@ -345,7 +340,7 @@ ANSWERS: dict[str, tuple[str, Any]] = {
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "created": int(_AT),
-            "model": _MODEL,
+            "model": MODEL,
             "choices": [
                 {"index": 0, "message": {"role": "assistant", "content": "Good day!"}, "finish_reason": "stop"}
             ],
@@ -356,8 +351,8 @@ ANSWERS: dict[str, tuple[str, Any]] = {
         "application/json",
         {
             "object": "file.preview",
-            "file": _FILE,
-            "model": _MODEL,
+            "file": FILE,
+            "model": MODEL,
             "format": "prompt_completion",
             "objective": "supervised",
             "sequence_length": 512,
@@ -366,7 +361,7 @@ ANSWERS: dict[str, tuple[str, Any]] = {
     ),
     "POST /v1/tokenize": (
         "application/json",
-        {"model": _MODEL, "ids": [84, 111], "tokens": ["T", "o"], "count": 2, "context_length": 512},
+        {"model": MODEL, "ids": [84, 111], "tokens": ["T", "o"], "count": 2, "context_length": 512},
     ),
     "GET /healthz": ("application/json", {"status": "ok"}),
     "GET /readyz": (

@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 import api.fine_tuning
 import api.generation_bodies
 import api.routes.files
+import api.routes.graders
 import api.routes.keys
 import api.routes.models
 import api.routes.previews
@@ -31,6 +32,7 @@ SCHEMAS = (
     api.fine_tuning,
     api.generation_bodies,
     api.routes.files,
+    api.routes.graders,
     api.routes.keys,
     api.routes.models,
     api.routes.previews,
