@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from core.data.examples import Conversation, Example, Judged, Labelled, Preference, Similar, TextPair
+from core.data.examples import Conversation, Example, Judged, Labelled, Preference, TextPair
 from core.data.formats import FormatName
 from core.data.reader import BadLine, parse, read_records
 from core.data.tally import Facts, Tally
@@ -99,8 +99,6 @@ def _variant(record: Mapping[str, Any], example: Example) -> str:
             return "messages" if isinstance(answered, Conversation) else "strings"
         case Labelled(many=many):
             return "all labels that apply" if many else "one label"
-        case Similar(negative=negative):
-            return "no negative" if negative is None else "a negative"
         case TextPair() if record.get("translation"):
             return " to ".join(record["translation"])
     return ""

@@ -114,6 +114,17 @@ def test_what_is_refused_says_why(shell: Shell) -> None:
     assert "line 2" in shell("files", "show", shell("files", "put", "bad.jsonl").strip())
 
 
+def test_a_file_is_seen_as_training_would_see_it(shell: Shell) -> None:
+    (shell.folder / "chat.jsonl").write_text(
+        '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n' * 3
+    )
+    file = shell("files", "put", "chat.jsonl").strip()
+    lines = shell("files", "preview", file, "--tokenizer", "bytes", "-n", "1").splitlines()
+    assert [line for line in lines if line.startswith("+")] == ['+ "hello<|im_end|>"']
+    shell("files", "preview", file, "--model", "nobody", code=1)
+    assert "nobody" in shell.err
+
+
 def test_every_address_is_reachable(shell: Shell) -> None:
     assert json.loads(shell("api", "GET", "/v1/catalog"))
     assert json.loads(shell("api", "GET", "/readyz"))

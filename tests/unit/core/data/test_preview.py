@@ -5,14 +5,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from core.data import preview as previews
+from core.data.encodings.encoder import Encoder, Encoding
+from core.data.examples import TokenSequence
 from core.data.formats import FormatName
+from core.data.packing import Predicts
 from core.data.preview import PreviewRequest, ShownRow, ShownSequence, preview
+from core.data.renderer import Renderer
+from core.data.tokenizer import Tokenizer
 from core.errors import InvalidData
+from core.loss import Specials
 from core.objectives import Objective
 from core.objectives.causal_lm import CausalLM
 from core.objectives.dpo import DPO
@@ -88,6 +94,46 @@ def test_what_does_not_fit_is_cut_off_but_a_text_goes_on(write: Write) -> None:
     assert (sequence.num_tokens, sequence.num_learned, sequence.truncated) == (22, 8, False)
 
 
+class Tagging(CausalLM):
+    """Learns a name at some tokens."""
+
+    predicts: ClassVar[Predicts] = ("same",)
+
+
+class Hiding(Tagging):
+    """Hides the second token and learns it."""
+
+    def corrupt(self, ids: Any, targets: Any, weights: Any, random: Any, specials: Specials) -> None:
+        ids[1] = specials.mask
+        weights[:] = 0.0
+        weights[1] = 1.0
+
+
+def sequence_of(objective: Objective, sequence: TokenSequence, *labels: str) -> list[tuple[str, bool, str | None]]:
+    asked = PreviewRequest.model_construct(objective=objective, sequence_length=8, seed=0)
+    encoding = Encoding(kind="plain", model="encoder", labels=labels)
+    with Renderer() as renderer:
+        encoder = Encoder(Tokenizer.bytes(), renderer, encoding)
+        found = previews._sequence("text", 0, sequence, asked, encoder, noise=(1, 0), goes_on=False)
+    return [(piece.text, piece.learned, piece.target) for piece in found.pieces]
+
+
+def test_tags_stand_at_the_tokens_that_learn_them() -> None:
+    sequence = TokenSequence(list(b"a bc"), [1.0, 0.0, 1.0, 0.0], [2, 0, 1, 0])
+    assert sequence_of(Tagging(), sequence, "B", "I", "O") == [
+        *[("a", True, "O"), (" ", False, None), ("b", True, "I"), ("c", False, None)]
+    ]
+
+
+def test_what_is_hidden_stands_behind_the_mask() -> None:
+    found = sequence_of(Hiding(), TokenSequence(list(b"abc"), [1.0] * 3))
+    assert found == [("a", False, None), ("<|spare_0|>", True, "b"), ("c", False, None)]
+
+
+def test_a_text_that_is_only_read_is_not_learned() -> None:
+    assert sequence_of(Tagging(), TokenSequence(list(b"abc"), [1.0] * 3)) == [("abc", False, None)]
+
+
 def test_bad_rows_say_why_and_hide_nothing(write: Write) -> None:
     rows = [{"prompt": "p"}, {"prompt": "p", "completion": "c"}, [1]]
     found = preview(request(write, "prompt_completion", Supervised(), rows)).rows
@@ -98,8 +144,6 @@ def test_bad_rows_say_why_and_hide_nothing(write: Write) -> None:
 
 
 def test_a_row_that_the_chat_template_refuses_does_not_hide_the_others(write: Write, tmp_path: Path) -> None:
-    from core.data.tokenizer import Tokenizer
-
     Tokenizer.bytes().save(tmp_path / "tokenizer")
     (tmp_path / "tokenizer" / "chat_template.jinja").write_text(
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
