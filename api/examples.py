@@ -222,6 +222,8 @@ OF_SCHEMA: dict[str, Any] = {
         "context_length": 512,
         "bytes": 9372160,
         "parent": None,
+        "base": None,
+        "adapter": None,
         "job": _JOB,
         "metrics": {"validation_loss": 2.3},
         "has_chat_template": True,

@@ -213,6 +213,10 @@ class ModelOut(Out):
     bytes: int
     parent: str | None
     """the model it was trained from"""
+    base: str | None
+    """of an adapter: the whole model that it stands on, which stays as long as it does"""
+    adapter: dict[str, Any] | None
+    """its LoRA; null for a whole model"""
     job: str | None
     metrics: dict[str, float | None]
     has_chat_template: bool | None

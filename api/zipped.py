@@ -1,9 +1,11 @@
 """A directory as one zip, written while it is sent: stored, not compressed (weights do not shrink)."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, cast
+
+from core.adapters.merged_files import Computed
 
 BLOCK_BYTES = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -11,6 +13,9 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LOCAL_HEADER, _DESCRIPTOR, _ENTRY, _END = 30, 16, 46, 22
 _LARGE = 1 << 31
 """from here on sizes are written differently"""
+
+
+Source = Path | Computed
 
 
 class _Pipe:
@@ -31,23 +36,36 @@ class _Pipe:
         return data
 
 
-def stream(files: dict[str, Path]) -> Iterator[bytes]:
+def stream(files: Mapping[str, Source]) -> Iterator[bytes]:
     """The zip of these files by their names in it."""
     pipe = _Pipe()
     with zipfile.ZipFile(cast(IO[bytes], pipe), "w", zipfile.ZIP_STORED) as archive:
-        for name, path in files.items():
+        for name, source in files.items():
             info = zipfile.ZipInfo(name, _EPOCH)
             info.external_attr = 0o644 << 16
-            with path.open("rb") as source, archive.open(info, "w", force_zip64=path.stat().st_size >= _LARGE) as entry:
-                while block := source.read(BLOCK_BYTES):
+            with archive.open(info, "w", force_zip64=_size(source) >= _LARGE) as entry:
+                for block in _blocks(source):
                     entry.write(block)
                     yield pipe.take()
     yield pipe.take()
 
 
-def num_bytes(files: dict[str, Path]) -> int | None:
+def _blocks(source: Source) -> Iterator[bytes | memoryview]:
+    if not isinstance(source, Path):
+        yield from source.blocks()
+        return
+    with source.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            yield block
+
+
+def _size(source: Source) -> int:
+    return source.stat().st_size if isinstance(source, Path) else source.num_bytes
+
+
+def num_bytes(files: Mapping[str, Source]) -> int | None:
     """How long the zip will be, for a client's progress bar; None where it is too large to tell."""
     total = _END
-    for name, path in files.items():
-        total += path.stat().st_size + _LOCAL_HEADER + _DESCRIPTOR + _ENTRY + 2 * len(name.encode())
+    for name, source in files.items():
+        total += _size(source) + _LOCAL_HEADER + _DESCRIPTOR + _ENTRY + 2 * len(name.encode())
     return total if total < _LARGE else None

@@ -24,6 +24,11 @@ def _metrics(model: Any) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in sorted((model.get("metrics") or {}).items()))
 
 
+def _adapter(adapter: Any) -> str:
+    kind = "DoRA" if adapter and adapter["decomposed"] else "LoRA"
+    return f"{kind} of rank {adapter['rank']} on {', '.join(adapter['targets'])}" if adapter else ""
+
+
 def _config(model: Any) -> Cell:
     config = model.get("config") or {}
     shown = ", ".join(f"{name} {value}" for name, value in config.items())
@@ -33,6 +38,8 @@ def _config(model: Any) -> Cell:
 FIELDS: dict[str, Column] = COLUMNS | {
     "family": lambda model: model.get("family"),
     "parent": lambda model: model.get("parent"),
+    "base": lambda model: model.get("base"),
+    "adapter": lambda model: _adapter(model.get("adapter")),
     "job": lambda model: model.get("job"),
     "metrics": _metrics,
     "chat": lambda model: "yes" if model.get("has_chat_template") else "",
@@ -94,14 +101,17 @@ def pull(
     ctx: typer.Context,
     model: Model,
     to: Annotated[Path | None, typer.Option("--to", "-o", help="File. Default: the model's name, .zip.")] = None,
-    format: Annotated[str, typer.Option(help="safetensors, …")] = "safetensors",
+    format: Annotated[
+        str, typer.Option(help="safetensors: the whole model, adapters merged; adapter: its PEFT directory.")
+    ] = "safetensors",
 ) -> None:
-    """Download a model as a zip of its Hugging Face directory; prints the file's name.
+    """Download a model as a zip of its Hugging Face or PEFT directory; prints the file's name.
 
     \b
     Examples:
       weightsmith models pull pt:default:plays:1a2b3c4d
       weightsmith models pull plays --to plays.zip && unzip plays.zip -d plays
+      weightsmith models pull helper --format adapter
     """
     session = session_of(ctx)
     target = to or Path(model.replace(":", "-").replace("/", "-") + ".zip")

@@ -14,12 +14,19 @@ MAX_CHOICES = 128
 """prompts times `n` of one request"""
 
 
-class ServedModel(Spec):
-    """A model by the place where it lies. `id` is its resolved name."""
+class StoredModel(Spec):
+    """A model by the place where it lies."""
 
-    id: str
     storage_key: str
     manifest_sha256: str
+
+
+class ServedModel(StoredModel):
+    """`id` is its resolved name."""
+
+    id: str
+    base: StoredModel | None = None
+    """of an adapter: the model that it stands on"""
 
 
 class Message(Spec):

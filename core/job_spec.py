@@ -8,8 +8,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, TypeAdapter, field_validator, model_validator
 
+from core.adapters import targets
+from core.adapters.spec import LEARNING_RATE_FACTOR, Adapter, LoRA, NoAdapter
 from core.data.detection import reads
 from core.data.formats import FORMATS, FormatName
+from core.errors import InvalidRequest
 from core.models import families
 from core.models.config import Dimensions, FamilyName, ModelConfig
 from core.objectives import OBJECTIVES, Objective
@@ -96,12 +99,6 @@ class PretrainedModel(Spec):
 Model = Annotated[RandomModel | PretrainedModel, Field(discriminator="init")]
 
 
-class NoAdapter(Spec):
-    """Train every weight."""
-
-    kind: Literal["none"] = "none"
-
-
 class Budget(Spec):
     """How long to train: exactly one of these. A budget in seconds is outside the promise of bit-exact resume."""
 
@@ -170,7 +167,7 @@ class TrainSpec(Spec):
     priority: int = Field(default=0, ge=-100, le=100)
     metadata: Metadata = Field(default_factory=dict)
     model: Model
-    adapter: NoAdapter = NoAdapter()
+    adapter: Adapter = NoAdapter()
     data: Data
     objective: Objective = CausalLM()
     optimizer: Optimizer = AdamW()
@@ -207,6 +204,7 @@ class TrainSpec(Spec):
 
         Raises:
             ValueError: the format does not fit the objective, or the sequence is longer than the model's context.
+            InvalidRequest: the adapter does not fit the model.
         """
         check_fit(self.objective.kind, format)
         length = self.data.sequence_length or min(model.context_length, 512)
@@ -219,6 +217,7 @@ class TrainSpec(Spec):
         return self.model_copy(
             update={
                 "data": self.data.model_copy(update={"format": format, "sequence_length": length}),
+                "adapter": self._resolved_adapter(model),
                 "optimizer": self.optimizer.model_copy(
                     update={
                         "learning_rate": self.optimizer.learning_rate
@@ -226,13 +225,26 @@ class TrainSpec(Spec):
                             model.num_parameters(),
                             pretrained=pretrained,
                             optimizer=type(self.optimizer),
-                            factor=self.objective.relative_rate,
+                            factor=self.objective.relative_rate
+                            * (1.0 if self.adapter.kind == "none" else LEARNING_RATE_FACTOR),
                         )
                     }
                 ),
                 "batch": Batch(sequences=self.batch.sequences or (8 if pretrained else 32)),
             }
         )
+
+    def _resolved_adapter(self, model: ModelConfig) -> Adapter:
+        if not isinstance(self.adapter, LoRA):
+            return self.adapter
+        if isinstance(self.model, RandomModel):
+            raise InvalidRequest(
+                "An adapter stands beside weights that have learned something; random ones are trained as a whole.",
+                code="adapter_needs_a_model",
+                param="adapter.kind",
+                hint='Start from a finished model ({"init": "pretrained", "from": …}), or leave `adapter` out.',
+            )
+        return targets.resolved(self.adapter, model)
 
 
 def check_fit(objective: str, format: FormatName) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from core.adapters.peft_config import AdapterBase
 from core.data.formats import FormatName
 from core.events import Event
 from core.models.config import ModelConfig
@@ -52,9 +53,15 @@ class RunInputs(Spec):
     config: ModelConfig | None = None
     """of the model that is trained, as it was resolved at submit; its labels may still be open"""
     model: Path | None = None
-    """directory of the model to start from"""
+    """directory of the model to start from; where that is an adapter, of its base"""
+    adapter: Path | None = None
+    """PEFT directory of the adapter to go on with, or to merge first where all weights are trained"""
+    base: AdapterBase | None = None
+    """what an adapter that is trained stands on, for those who load it"""
     reference: Path | None = None
     """directory of a second model that is only read: the reference of a preference objective, a teacher"""
+    reference_adapter: Path | None = None
+    """PEFT directory that belongs to it"""
     datasets: dict[str, Path] = Field(default_factory=dict)
     """token datasets by content hash: for prepare those that exist already, for training those it reads"""
     checkpoint: Path | None = None

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from core.adapters.peft_config import AdapterBase
+from core.adapters.spec import LoRA
 from core.job_spec import JobSpec, PretrainedModel, TokenizerSpec, TrainSpec, ValidationFile
 from core.jobs import registry, store
 from core.jobs.registry import Servable
@@ -99,7 +102,7 @@ def _inputs_to_prepare(session: Session, storage: Storage, job: Job, spec: Train
         validation_file=_file(session, storage, held_out, spec) if held_out else None,
         config=ModelConfig.model_validate(job.config),
         tokenizer=_tokenizer(session, storage, job, spec),
-        reference=_reference(session, storage, job, spec),
+        **_reference(session, storage, job, spec),
         datasets={hash: path for hash, path in paths.items() if path.is_dir()},
     )
 
@@ -109,24 +112,20 @@ def _inputs_to_train(
 ) -> RunInputs:
     hashes = {*preparation.train, *([preparation.validation] if preparation.validation else [])}
     checkpoint = newest_checkpoint(session, storage, job)
-    model = None
-    if isinstance(spec.model, PretrainedModel):
-        base = registry.resolve_model(session, job.project_id, spec.model.from_)
-        model = storage.directory(f"{base.storage_key}/model")
     return RunInputs(
         tokenizer=_tokenizer(session, storage, job, spec),
         config=ModelConfig.model_validate(job.config),
-        model=model,
-        reference=_reference(session, storage, job, spec),
+        **_model(session, storage, job, spec),
+        **_reference(session, storage, job, spec),
         datasets={hash: storage.directory(dataset_key(hash)) for hash in sorted(hashes)},
         checkpoint=storage.directory(checkpoint.storage_key) if checkpoint else None,
         checkpoint_manifest_sha256=checkpoint.manifest_sha256 if checkpoint else None,
     )
 
 
-def _reference(session: Session, storage: Storage, job: Job, spec: TrainSpec) -> Path | None:
+def _reference(session: Session, storage: Storage, job: Job, spec: TrainSpec) -> dict[str, Path]:
     found = _second_model(session, job, spec)
-    return None if found is None else storage.directory(f"{found.storage_key}/model")
+    return {} if found is None else _places(storage, found, model="reference", adapter="reference_adapter")
 
 
 def _second_model(session: Session, job: Job, spec: TrainSpec) -> Servable | None:
@@ -136,6 +135,29 @@ def _second_model(session: Session, job: Job, spec: TrainSpec) -> Servable | Non
     if spec.objective.needs_reference and isinstance(spec.model, PretrainedModel):
         return registry.resolve_model(session, job.project_id, spec.model.from_)
     return None
+
+
+def _model(session: Session, storage: Storage, job: Job, spec: TrainSpec) -> dict[str, Any]:
+    """Where the model to start from lies, and what an adapter stands on."""
+    if not isinstance(spec.model, PretrainedModel):
+        return {}
+    start = registry.resolve_model(session, job.project_id, spec.model.from_)
+    found: dict[str, Any] = _places(storage, start, model="model", adapter="adapter")
+    if isinstance(spec.adapter, LoRA):
+        whole = start.whole
+        found["base"] = AdapterBase(
+            model=whole.name,
+            manifest_sha256=whole.manifest_sha256,
+            quantization=spec.adapter.quantization,
+            double_quantization=spec.adapter.double_quantization,
+        )
+    return found
+
+
+def _places(storage: Storage, found: Servable, *, model: str, adapter: str) -> dict[str, Path]:
+    """Where a model's directory lies; of an adapter, its base's and its own."""
+    places = {model: storage.directory(f"{found.whole.storage_key}/model")}
+    return places if found.base is None else places | {adapter: storage.directory(f"{found.storage_key}/model")}
 
 
 def newest_checkpoint(session: Session, storage: Storage, job: Job) -> Checkpoint | None:

@@ -19,7 +19,7 @@ from api.dependencies import Provided, Services, Speaker
 from api.generation_answers import Chat, Completion
 from api.generation_bodies import ChatBody, CompletionBody, TokenizeBody, turns_of
 from core.errors import CoreError
-from core.generation_request import Answer, GenerationRequest, ServedModel, TokenIds, TokenizeRequest
+from core.generation_request import Answer, GenerationRequest, ServedModel, StoredModel, TokenIds, TokenizeRequest
 from core.jobs.ids import new_id
 from core.jobs.keys import Caller
 from core.jobs.registry import Servable
@@ -197,7 +197,8 @@ async def _resolve(provided: Services, caller: Caller, name: str) -> tuple[Serva
 
 
 def _served(model: Servable) -> ServedModel:
-    return ServedModel(id=model.name, storage_key=model.storage_key, manifest_sha256=model.manifest_sha256)
+    base = model.base and StoredModel(storage_key=model.base.storage_key, manifest_sha256=model.base.manifest_sha256)
+    return ServedModel(id=model.name, storage_key=model.storage_key, manifest_sha256=model.manifest_sha256, base=base)
 
 
 def _fingerprint(model: Servable) -> str:

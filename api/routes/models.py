@@ -1,6 +1,8 @@
 """Models, and the names that stand for them. A model's id has `:` and may have `/`, so its routes take whole paths."""
 
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body
@@ -12,8 +14,10 @@ from api import views, zipped
 from api.dependencies import Provided, Reader, Writer
 from api.routes.files import allowed_path
 from api.schemas import AliasOut, Deleted, ListOut, ModelOut
+from core.adapters.merged_files import files_below, merged_files
+from core.adapters.peft_config import base_named, is_adapter
 from core.errors import Conflict, InvalidData, InvalidRequest, NotFound
-from core.jobs import model_import, models, registry
+from core.jobs import adapter_import, model_import, models, registry
 from core.jobs.keys import Caller
 from core.jobs.tables import Alias
 from core.spec import Spec
@@ -28,9 +32,15 @@ class AliasTarget(Spec):
 
 
 class ModelImport(Spec):
-    path: str = Field(min_length=1, max_length=4096, description="a Hugging Face directory on the server")
+    path: str = Field(min_length=1, max_length=4096, description="a Hugging Face or PEFT directory on the server")
     name: str | None = Field(
         default=None, pattern=_ALIAS.pattern, description="what to call it; becomes an alias. Default: no alias"
+    )
+    base: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="for a PEFT directory: the model that the adapter stands on. Default: what its config names",
     )
 
 
@@ -50,8 +60,13 @@ def import_model(body: ModelImport, caller: Writer, provided: Provided) -> Model
     if body.name is not None:
         with provided.database.reading() as session:
             _check_free(session, caller, body.name)
+    storage, scratch = provided.storage, provided.settings.scratch_dir
     try:
-        imported = model_import.copy_model(source, provided.storage, provided.settings.scratch_dir)
+        base = _base(body, source, caller, provided)
+        if base is None:
+            imported = model_import.copy_model(source, storage, scratch)
+        else:
+            imported = adapter_import.copy_adapter(source, storage, scratch, base=base)
     except InvalidData as error:
         raise InvalidData(error.message, code=error.code, param="path", hint=error.hint) from None
     with provided.database.transaction() as session:
@@ -60,6 +75,28 @@ def import_model(body: ModelImport, caller: Writer, provided: Provided) -> Model
             _check_free(session, caller, body.name)
             registry.set_alias(session, caller.project_id, body.name, row.name)
         return views.model(row, project=caller.project, aliases=[body.name] if body.name else [])
+
+
+def _base(body: ModelImport, source: Path, caller: Caller, provided: Provided) -> registry.Servable | None:
+    """What an adapter in `source` is to stand on; None for a whole model."""
+    if not is_adapter(source):
+        return None
+    with provided.database.reading() as session:
+        name = body.base or base_named(source) or ""
+        try:
+            base = registry.resolve_model(session, caller.project_id, name)
+        except NotFound:
+            raise InvalidRequest(
+                f"The adapter stands on {name!r}, which is no model of this project.",
+                code="model_not_found",
+                param="base",
+                hint="Import its base first, and name it as `base`.",
+            ) from None
+    if base.base is not None:
+        raise InvalidRequest(
+            f"{name!r} is an adapter itself, and stands on {base.base.name!r}.", code="not_a_whole_model", param="base"
+        )
+    return base
 
 
 @router.get("/aliases", summary="List aliases")
@@ -95,17 +132,27 @@ def delete_alias(alias: str, caller: Writer, provided: Provided) -> Deleted:
 
 @router.get(
     "/models/{model:path}/download",
-    summary="The model's Hugging Face directory as one zip",
+    summary="The model as one zip: a Hugging Face directory, or an adapter's PEFT directory",
     response_class=StreamingResponse,
     responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
 )
 def download_model(
-    model: str, caller: Reader, provided: Provided, format: Literal["safetensors"] = "safetensors"
+    model: str, caller: Reader, provided: Provided, format: Literal["safetensors", "adapter"] = "safetensors"
 ) -> StreamingResponse:
+    """An adapter's `safetensors` are those of its base with the adapter merged in: a model of its own."""
     with provided.database.reading() as session:
         found = registry.resolve_model(session, caller.project_id, model)
     folder = provided.storage.directory(found.storage_key) / "model"
-    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    if format == "adapter" and found.base is None:
+        raise InvalidRequest(
+            f"{found.name!r} is a whole model, not an adapter.",
+            code="not_an_adapter",
+            param="format",
+            hint="Download it as `safetensors`.",
+        )
+    files: Mapping[str, zipped.Source] = files_below(folder)
+    if format == "safetensors" and found.base is not None:
+        files = merged_files(provided.storage.directory(found.base.storage_key) / "model", folder, found.config)
     if not files:
         raise NotFound(f"The files of {found.name!r} are gone.", code="bytes_missing")
     length = zipped.num_bytes(files)

@@ -7,15 +7,64 @@ bf16; the rest keeps its bytes. `core.adapters.low_rank` computes the same with 
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from core.adapters.peft_config import WEIGHTS, read_adapter_config
+from core.adapters.peft_config import BASE, CONFIG, WEIGHTS, read_adapter_config
 from core.adapters.quantise import quantise
 from core.adapters.spec import LoRA
+from core.adapters.targets import linear_layers
 from core.adapters.tensor_files import Array, Entry, TensorFile
+from core.models.config import ModelConfig
 
 PREFIX, MATRIX = "base_model.model.", ".weight"
+MODEL_CONFIG = "config.json"
+
+
+class Computed(Protocol):
+    """A file that is made while it is read."""
+
+    num_bytes: int
+
+    def blocks(self) -> Iterator[bytes | memoryview]: ...
+
+
+def files_below(directory: Path) -> dict[str, Path]:
+    """By their names in it."""
+    return {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def merged_files(base: Path, adapter: Path, config: ModelConfig) -> dict[str, Path | Computed]:
+    """The Hugging Face directory of both together: the base's files with the adapter in its weights, and the adapter's
+    tokenizer.
+
+    Raises:
+        InvalidData: a file of weights cannot be read.
+    """
+    weights = AdapterFile(adapter, linear_layers(config))
+    files: dict[str, Path | Computed] = {}
+    for name, path in files_below(base).items():
+        if path.suffix == ".safetensors":
+            files[name] = MergedWeights(TensorFile(path), weights)
+        elif name == MODEL_CONFIG:
+            files[name] = WideConfig(path)
+        else:
+            files[name] = path
+    own = {CONFIG, WEIGHTS, BASE}
+    return files | {name: path for name, path in files_below(adapter).items() if name not in own}
+
+
+class WideConfig:
+    """`config.json` of a model that is to be loaded in fp32: else `transformers` would round what was merged."""
+
+    def __init__(self, path: Path) -> None:
+        config = json.loads(path.read_text())
+        self.content = json.dumps(config | {"dtype": "float32", "torch_dtype": "float32"}, indent=2).encode()
+        self.num_bytes = len(self.content)
+
+    def blocks(self) -> Iterator[bytes | memoryview]:
+        yield self.content
 
 
 class MergedWeights:

@@ -5,6 +5,7 @@ what else is in the directory.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -44,14 +45,15 @@ def load_adapter_weights(directory: Path) -> dict[str, Tensor]:
 
 
 def load_merged(
-    base: Path, adapter: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", dropout: float = 0.0
+    base: Path, adapter: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", **options: Any
 ) -> Transformer:
-    """A whole model that does what the base does with the adapter beside it; every weight can be trained.
+    """A whole model that does what the base does with the adapter beside it; every weight can be trained. `options`:
+    further ones of `load_model`.
 
     Raises:
         InvalidData: one of them is not whole, or they do not fit each other.
     """
-    model = load_model(base, dtype=dtype, device=device, dropout=dropout)
+    model = load_model(base, dtype=dtype, device=device, **options)
     tensors = load_adapter_weights(adapter)
     layers = {name.rpartition(".")[0] for name in tensors}
     spec = read_adapter_config(adapter)

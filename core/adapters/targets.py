@@ -1,6 +1,6 @@
 """Which linear layers an adapter can stand beside, by model family; what a user may name. No torch here.
 
-Names are those of Hugging Face's modules, so that an adapter fits where the model is loaded by others.
+Names are ours, the same in all families: `q_proj` is the projection of queries also where others call it `query`.
 """
 
 from collections.abc import Collection
@@ -8,23 +8,15 @@ from collections.abc import Collection
 from core.adapters.spec import LoRA
 from core.errors import InvalidData, InvalidRequest
 from core.models.config import ModelConfig
+from core.models.shapes import shapes
 
 
 def linear_layers(config: ModelConfig) -> dict[str, tuple[int, int]]:
     """(in features, out features) of every linear layer of the blocks; heads and embeddings are not among them."""
-    wide, narrow = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    hidden, inner = config.hidden_size, config.intermediate_size
-    block = {
-        "self_attn.q_proj": (hidden, wide),
-        "self_attn.k_proj": (hidden, narrow),
-        "self_attn.v_proj": (hidden, narrow),
-        "self_attn.o_proj": (wide, hidden),
-        "mlp.gate_proj": (hidden, inner),
-        "mlp.up_proj": (hidden, inner),
-        "mlp.down_proj": (inner, hidden),
-    }
     return {
-        f"model.layers.{layer}.{name}": shape for layer in range(config.num_layers) for name, shape in block.items()
+        name.removesuffix(".weight"): (shape[1], shape[0])
+        for name, shape in shapes(config).items()
+        if name.endswith("_proj.weight")
     }
 
 
@@ -34,6 +26,10 @@ def resolved(spec: LoRA, config: ModelConfig) -> LoRA:
     Raises:
         InvalidRequest: codes `unknown_target`, `rank_too_high`.
     """
+    if config.family not in ("llama", "qwen2", "qwen3") or config.head != "language_model":
+        raise InvalidRequest(
+            f"An adapter of {config.family} with the head {config.head} is not available yet.", param="adapter.kind"
+        )
     layers = linear_layers(config)
     known = tuple(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     targets = known if spec.targets is None else spec.targets

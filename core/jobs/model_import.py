@@ -11,10 +11,12 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from core.adapters.spec import LoRA
 from core.data.tokenizer import Tokenizer
 from core.errors import InvalidData
+from core.jobs import registry
 from core.jobs.ids import new_id, random_text
-from core.jobs.registry import slug
+from core.jobs.registry import Servable, slug
 from core.jobs.tables import Model, Project
 from core.models.config import ModelConfig
 from core.models.directory import read_model_config
@@ -44,6 +46,9 @@ class Imported:
     has_chat_template: bool
     manifest_sha256: str
     size_bytes: int
+    adapter: LoRA | None = None
+    base: Servable | None = None
+    """what an adapter stands on"""
 
 
 def copy_model(source: Path, storage: Storage, scratch: Path) -> Imported:
@@ -85,10 +90,16 @@ def copy_model(source: Path, storage: Storage, scratch: Path) -> Imported:
 def add_imported(session: Session, project_id: str, imported: Imported, *, name: str) -> Model:
     """Its row: `im:{project}:{name}:{id8}`; what is trained from it is called after `name`."""
     project = session.get_one(Project, project_id)
+    base = imported.base
+    if base is not None:
+        registry.hold(session, [base.object_id])
     row = Model(
         name=f"im:{slug(project.name)}:{slug(name)}:{random_text(8).lower()}",
         project_id=project_id,
-        root=slug(name),
+        parent=base.name if base else None,
+        stands_on=base.object_id if base else None,
+        adapter=imported.adapter.model_dump(mode="json") if imported.adapter else None,
+        root=base.root if base else slug(name),
         config=imported.config.model_dump(mode="json"),
         num_parameters=imported.config.num_parameters(),
         metrics={},

@@ -1,21 +1,44 @@
 """Names and what they stand for: models, checkpoints, aliases, tokenizers; which of them are in use; which may go."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from core.adapters.spec import LoRA
 from core.errors import Conflict, NotFound
 from core.events import Saved
 from core.jobs import journal, store
 from core.jobs.dialect import clock, insert_unless_there
 from core.jobs.ids import new_id, random_text
 from core.jobs.states import TERMINAL
-from core.jobs.tables import Alias, Attempt, Checkpoint, Dataset, Job, JobUse, Model, Project, TokenizerRow, Worker
+from core.jobs.tables import (
+    Alias,
+    Attempt,
+    Checkpoint,
+    Dataset,
+    File,
+    Job,
+    JobUse,
+    Model,
+    Project,
+    TokenizerRow,
+    Worker,
+)
 from core.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Base:
+    """The whole model that an adapter stands on."""
+
+    name: str
+    storage_key: str
+    manifest_sha256: str
+    object_id: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +54,19 @@ class Servable:
     root: str
     object_id: str
     """what a job that uses it must hold: the model's name or the checkpoint's id"""
+    adapter: LoRA | None = None
+    base: Base | None = None
+    """what an adapter needs besides its own bytes"""
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """All that a job that reads it must hold."""
+        return (self.object_id,) if self.base is None else (self.object_id, self.base.object_id)
+
+    @property
+    def whole(self) -> Base:
+        """The model to put an adapter on: itself, or what it stands on."""
+        return self.base or Base(self.name, self.storage_key, self.manifest_sha256, self.object_id)
 
 
 def resolve_model(session: Session, project_id: str, name: str) -> Servable:
@@ -45,8 +81,16 @@ def resolve_model(session: Session, project_id: str, name: str) -> Servable:
         select(Model).where(Model.name == target, Model.project_id == project_id, Model.deleted_at.is_(None))
     )
     if model is not None:
-        config = ModelConfig.model_validate(model.config)
-        return Servable(model.name, model.storage_key, model.manifest_sha256, config, model.root, model.name)
+        return Servable(
+            name=model.name,
+            storage_key=model.storage_key,
+            manifest_sha256=model.manifest_sha256,
+            config=ModelConfig.model_validate(model.config),
+            root=model.root,
+            object_id=model.name,
+            adapter=LoRA.model_validate(model.adapter) if model.adapter else None,
+            base=_base(session, model.stands_on),
+        )
     found = session.execute(
         select(Checkpoint, Job)
         .join(Job, Job.id == Checkpoint.job_id)
@@ -60,9 +104,16 @@ def resolve_model(session: Session, project_id: str, name: str) -> Servable:
     ).first()
     if found is not None:
         checkpoint, job = found
-        config = ModelConfig.model_validate(job.config)
-        root = _root(session, job)
-        return Servable(target, checkpoint.storage_key, checkpoint.manifest_sha256, config, root, checkpoint.id)
+        return Servable(
+            name=target,
+            storage_key=checkpoint.storage_key,
+            manifest_sha256=checkpoint.manifest_sha256,
+            config=ModelConfig.model_validate(job.config),
+            root=_root(session, job),
+            object_id=checkpoint.id,
+            adapter=LoRA.model_validate(job.spec["adapter"]) if job.stands_on else None,
+            base=_base(session, job.stands_on),
+        )
     raise NotFound(
         f"The model {name!r} does not exist in this project. To let a name of your own stand for one of your models: "
         f"weightsmith models alias {name} MODEL",
@@ -70,6 +121,17 @@ def resolve_model(session: Session, project_id: str, name: str) -> Servable:
         param="model",
         hint="GET /v1/models lists the models.",
     )
+
+
+def _base(session: Session, object_id: str | None) -> Base | None:
+    """Found also when it is hidden: that cannot be while something stands on it."""
+    if object_id is None:
+        return None
+    model = session.get(Model, object_id)
+    if model is not None:
+        return Base(model.name, model.storage_key, model.manifest_sha256, object_id)
+    row = session.get_one(Checkpoint, object_id)
+    return Base(row.model_name, row.storage_key, row.manifest_sha256, object_id)
 
 
 def new_model_name(session: Session, project_id: str, *, suffix: str | None, base: Servable | None) -> str:
@@ -186,6 +248,8 @@ def add_model(
         project_id=job.project_id,
         job_id=job.id,
         parent=job.base_model,
+        stands_on=job.stands_on,
+        adapter=job.spec["adapter"] if job.stands_on else None,
         root=_root(session, job),
         config=job.config,
         num_parameters=config.num_parameters(),
@@ -267,15 +331,44 @@ def set_alias(session: Session, project_id: str, alias: str, model_name: str) ->
 
 
 def users_of(session: Session, object_id: str) -> list[str]:
-    """Jobs that are not over and read this file, model, tokenizer or checkpoint."""
-    return list(
-        session.scalars(
-            select(JobUse.job_id)
-            .join(Job, Job.id == JobUse.job_id)
-            .where(JobUse.object_id == object_id, Job.state.not_in(TERMINAL))
-            .order_by(JobUse.job_id)
-        )
+    """Jobs that are not over and read this file, model, tokenizer or checkpoint; adapters that stand on it."""
+    jobs = session.scalars(
+        select(JobUse.job_id)
+        .join(Job, Job.id == JobUse.job_id)
+        .where(JobUse.object_id == object_id, Job.state.not_in(TERMINAL))
+        .order_by(JobUse.job_id)
     )
+    models = session.scalars(
+        select(Model.name).where(Model.stands_on == object_id, Model.deleted_at.is_(None)).order_by(Model.name)
+    )
+    checkpoints = session.scalars(
+        select(Checkpoint.model_name)
+        .join(Job, Job.id == Checkpoint.job_id)
+        .where(Job.stands_on == object_id, Checkpoint.deleted_at.is_(None))
+        .order_by(Checkpoint.model_name)
+    )
+    return [*jobs, *models, *checkpoints]
+
+
+def hold(session: Session, object_ids: Collection[str]) -> None:
+    """Until this transaction ends, nobody deletes what it makes a user of; from then on that holds it.
+
+    Raises:
+        Conflict: code `deleted_meanwhile`.
+    """
+    kept: set[str] = set()
+    for key, table in (
+        (File.id, File),
+        (TokenizerRow.id, TokenizerRow),
+        (Model.name, Model),
+        (Checkpoint.id, Checkpoint),
+    ):
+        left = set(object_ids) - kept
+        if left:
+            there = select(key).where(key.in_(left), table.deleted_at.is_(None)).with_for_update(read=True)
+            kept.update(session.scalars(there))
+    if gone := set(object_ids) - kept:
+        raise Conflict(f"{', '.join(sorted(gone))} was deleted just now.", code="deleted_meanwhile")
 
 
 def delete(session: Session, row: Any, object_id: str) -> None:
@@ -284,13 +377,13 @@ def delete(session: Session, row: Any, object_id: str) -> None:
     Raises:
         Conflict: code `in_use`, with the names of its users.
     """
-    session.refresh(row, with_for_update=True)  # who submits a job that uses it holds it (core.jobs.submit)
+    session.refresh(row, with_for_update=True)  # who submits a job that uses it holds it (`hold`)
     users = users_of(session, object_id)
     if users:
         raise Conflict(
-            f"{object_id} is used by {', '.join(users[:5])}{' and others' if len(users) > 5 else ''}; "
-            "cancel them or wait until they are over.",
+            f"{object_id} is used by {', '.join(users[:5])}{' and others' if len(users) > 5 else ''}.",
             code="in_use",
+            hint="Cancel the jobs among them or wait until they are over; delete the adapters that stand on it first.",
         )
     row.deleted_at = clock(session)
 

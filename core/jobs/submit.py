@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.adapters import targets
+from core.adapters.spec import LoRA
 from core.data.detection import reads
 from core.data.formats import FormatName
 from core.data.tokenizer import Tokenizer
-from core.errors import Conflict, InvalidRequest, NotFound
+from core.errors import InvalidRequest, NotFound
 from core.job_spec import (
     JobSpec,
     PretrainedModel,
@@ -22,7 +23,7 @@ from core.job_spec import (
 )
 from core.jobs import files, registry, store
 from core.jobs.registry import Servable
-from core.jobs.tables import Checkpoint, File, Job, Model, TokenizerRow
+from core.jobs.tables import File, Job
 from core.models.config import ModelConfig
 from core.objectives.distillation import Distillation
 
@@ -40,6 +41,12 @@ class Resolved:
     base: Servable | None = None
     config: ModelConfig | None = None
 
+    @property
+    def stands_on(self) -> str | None:
+        """Of a job that trains an adapter: the whole model beside which it does."""
+        has_adapter = isinstance(self.spec, TrainSpec) and isinstance(self.spec.adapter, LoRA)
+        return self.base.whole.object_id if has_adapter and self.base else None
+
 
 def submit(
     session: Session,
@@ -52,11 +59,11 @@ def submit(
 ) -> Job:
     """Create the job. `request`: the façade's own words."""
     found = resolve(session, project_id, spec)
-    _hold(session, found)
+    registry.hold(session, found.uses)
     name = None
     if found.config is not None:
         name = registry.new_model_name(session, project_id, suffix=spec.suffix, base=found.base)
-    return store.insert(
+    job = store.insert(
         session,
         project_id=project_id,
         spec=found.spec,
@@ -68,23 +75,8 @@ def submit(
         parent_id=parent_id,
         job_id=job_id,
     )
-
-
-def _hold(session: Session, found: Resolved) -> None:
-    """Until this transaction ends, nobody deletes what the job will use; from then on its uses hold it."""
-    kept: set[str] = set()
-    for key, table in (
-        (File.id, File),
-        (TokenizerRow.id, TokenizerRow),
-        (Model.name, Model),
-        (Checkpoint.id, Checkpoint),
-    ):
-        left = set(found.uses) - kept
-        if left:
-            there = select(key).where(key.in_(left), table.deleted_at.is_(None)).with_for_update(read=True)
-            kept.update(session.scalars(there))
-    if gone := set(found.uses) - kept:
-        raise Conflict(f"{', '.join(sorted(gone))} was deleted just now.", code="deleted_meanwhile")
+    job.stands_on = found.stands_on
+    return job
 
 
 def resolve(session: Session, project_id: str, spec: JobSpec) -> Resolved:
@@ -92,7 +84,8 @@ def resolve(session: Session, project_id: str, spec: JobSpec) -> Resolved:
     Raises:
         InvalidRequest: names the field; codes `file_not_found`, `model_not_found`, `tokenizer_not_found`,
             `wrong_purpose`, `mixed_formats`, `format_mismatch`, `model_mismatch`, `vocabulary_mismatch`,
-            `sequence_too_long`.
+            `sequence_too_long`; and those of adapters: `adapter_needs_a_model`, `adapter_mismatch`, `unknown_target`,
+            `rank_too_high`.
     """
     if isinstance(spec, TokenizerSpec):
         sources = _files(session, project_id, spec.data.train)
@@ -115,8 +108,8 @@ def _resolve_train(session: Session, project_id: str, spec: TrainSpec) -> Resolv
     base: Servable | None = None
     if isinstance(spec.model, PretrainedModel):
         base = _model(session, project_id, spec.model.from_, "model.from")
-        config, used = base.config, [base.object_id]
-        spec = _with_model(spec, {"from_": base.name})
+        config, used = base.config, [*base.uses]
+        spec = _with_adapter(_with_model(spec, {"from_": base.name}), base)
     else:
         spec, vocab_size, used = _resolve_tokenizer(session, project_id, spec, spec.model)
         assert isinstance(spec.model, RandomModel)
@@ -201,7 +194,7 @@ def _with_teacher(
             hint=f"Give data.sequence_length at most {teacher.config.context_length}.",
         )
     objective = spec.objective.model_copy(update={"teacher": teacher.name})
-    return spec.model_copy(update={"objective": objective}), (teacher.object_id,)
+    return spec.model_copy(update={"objective": objective}), teacher.uses
 
 
 def _kinds(kinds: tuple[str, ...]) -> str:
@@ -233,6 +226,13 @@ def _resolve_tokenizer(
 
 def _with_model(spec: TrainSpec, changed: dict[str, str]) -> TrainSpec:
     return spec.model_copy(update={"model": spec.model.model_copy(update=changed)})
+
+
+def _with_adapter(spec: TrainSpec, base: Servable) -> TrainSpec:
+    """Where the base is an adapter itself, a LoRA job goes on with that one."""
+    if not isinstance(spec.adapter, LoRA) or base.adapter is None:
+        return spec
+    return spec.model_copy(update={"adapter": targets.continued(spec.adapter, base.adapter, base.config)})
 
 
 def _model(session: Session, project_id: str, name: str, param: str) -> Servable:

@@ -134,6 +134,8 @@ class Job(Table):
     """the façade's request as it came, shown back in its own words"""
     base_model: Mapped[str | None]
     """name of the model it starts from; None for random weights"""
+    stands_on: Mapped[str | None] = mapped_column(index=True)
+    """of a job that trains an adapter: the base (a model's name or a checkpoint's id), which its checkpoints need"""
     model_name: Mapped[str | None]
     """name its result will have; its checkpoints are called by it while it runs"""
     config: Mapped[dict[str, Any] | None]
@@ -311,6 +313,10 @@ class Model(Stored, Table):
     job_id: Mapped[str | None]
     parent: Mapped[str | None]
     """name of the model it was trained from"""
+    stands_on: Mapped[str | None] = mapped_column(index=True)
+    """of an adapter: its base (a model's name or a checkpoint's id), without which it cannot be loaded"""
+    adapter: Mapped[dict[str, Any] | None]
+    """its LoRA; None for a whole model"""
     root: Mapped[str]
     """slug of the lineage's first model"""
     config: Mapped[dict[str, Any]]

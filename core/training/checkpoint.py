@@ -1,4 +1,4 @@
-"""Checkpoints: `model/` (a Hugging Face directory), `state/` (optimizer, random numbers, loop) and `manifest.json`.
+"""Checkpoints: `model/` (a Hugging Face or PEFT directory), `state/` (optimizer, random numbers, loop), a manifest.
 
 Saving: everything into a temporary directory, each file synced, the manifest last, then one rename and a sync of the
 parent: a checkpoint is whole or not there. Loading verifies sizes and hashes first. Nothing is ever unpickled.
@@ -19,6 +19,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from core.adapters.attach import Attached
+from core.adapters.peft_config import WEIGHTS as ADAPTER_WEIGHTS
+from core.adapters.peft_config import is_adapter
+from core.adapters.peft_directory import save_adapter
 from core.data.tokenizer import Tokenizer
 from core.errors import CoreError, StorageFull
 from core.models.directory import write_model_config
@@ -71,6 +75,7 @@ def save(
     path: Path,
     *,
     model: Transformer,
+    adapter: Attached | None = None,
     optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer,
     progress: Progress,
@@ -84,7 +89,7 @@ def save(
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        write_model(partial / "model", model, tokenizer)
+        write_model(partial / "model", model, tokenizer, adapter)
         write_state(partial / STATE, model, optimizer, progress, made_with)
         manifest_sha256, size_bytes = write_manifest(partial, step=progress.step)
         shutil.rmtree(path, ignore_errors=True)
@@ -98,9 +103,15 @@ def save(
     return SavedCheckpoint(path, manifest_sha256, size_bytes)
 
 
-def write_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> None:
-    """All that `transformers` and our generator need, tokenizer and chat template included."""
+def write_model(directory: Path, model: Transformer, tokenizer: Tokenizer, adapter: Attached | None = None) -> None:
+    """All that `transformers` and our generator need, tokenizer and chat template included; of a model with an adapter
+    only that, as `peft` has it.
+    """
     directory.mkdir(parents=True)
+    tokenizer.save(directory)
+    if adapter is not None:
+        save_adapter(adapter, directory, task_type="CAUSAL_LM")
+        return
     save_weights(model, directory)
     write_model_config(
         directory,
@@ -109,7 +120,6 @@ def write_model(directory: Path, model: Transformer, tokenizer: Tokenizer) -> No
         end_of_text=tokenizer.end_of_text,
         stop_ids=sorted(tokenizer.stop_ids),
     )
-    tokenizer.save(directory)
 
 
 def write_state(
@@ -178,9 +188,10 @@ def verify(path: Path, *, manifest_sha256: str | None, below: str = "") -> dict[
 
 
 def weights_sha256(directory: Path) -> str:
-    """Hash of all weights of a model's directory, independent of how the file lays them out."""
+    """Hash of all weights of a model's or adapter's directory, independent of how the file lays them out."""
     digest = hashlib.sha256()
-    with safe_open(directory / "model.safetensors", framework="pt") as file:
+    name = ADAPTER_WEIGHTS if is_adapter(directory) else "model.safetensors"
+    with safe_open(directory / name, framework="pt") as file:
         for name in sorted(file.keys()):
             tensor = file.get_tensor(name).contiguous()
             digest.update(name.encode() + str(tensor.dtype).encode() + str(list(tensor.shape)).encode())

@@ -52,14 +52,15 @@ class _TargetLikelihood(torch.autograd.Function):
         return logp_N, log_z_N, correct_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         hidden_ND, weight_VD, targets_N, logp_N, log_z_N, kept_NV = ctx.saved_tensors
         grad_logp_N, grad_log_z_N = grads[0], grads[1]
         factor_N = grad_log_z_N - grad_logp_N
         # In fp32 before it is rounded: near p = 1 the difference is all there is.
         grad_target_N = (grad_logp_N + factor_N * logp_N.exp()).to(ctx.dtype)
         matrix_VD = weight_VD.to(ctx.dtype)
-        grad_hidden_ND, grad_weight_VD = torch.empty_like(hidden_ND), torch.zeros_like(weight_VD)
+        grad_hidden_ND = torch.empty_like(hidden_ND)
+        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         for chunk in _chunks(len(targets_N), len(weight_VD)):
             hidden_nD = hidden_ND[chunk].to(ctx.dtype)
             if kept_NV is not None:
@@ -69,7 +70,8 @@ class _TargetLikelihood(torch.autograd.Function):
             grad_nV = (p_nV * factor_N[chunk, None].to(p_nV.dtype)).to(ctx.dtype)
             grad_nV.scatter_(-1, targets_N[chunk, None], grad_target_N[chunk, None])
             grad_hidden_ND[chunk] = (grad_nV @ matrix_VD).to(grad_hidden_ND.dtype)
-            grad_weight_VD += grad_nV.T @ hidden_nD
+            if grad_weight_VD is not None:
+                grad_weight_VD += grad_nV.T @ hidden_nD
         return grad_hidden_ND, grad_weight_VD, None, None
 
 

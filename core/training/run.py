@@ -11,12 +11,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
 from core import child
+from core.adapters.attach import Attached, attach_to
+from core.adapters.peft_directory import load_adapter_weights, load_merged
+from core.adapters.spec import LoRA
 from core.child import Stop
 from core.data.batches import Batches, Corrupt, RowBatch, validation_batches
 from core.data.token_dataset import TokenDataset
@@ -47,12 +50,12 @@ def main(run_dir: RunDir, stop: Stop) -> None:
     if inputs.checkpoint is not None:
         checkpoint.verify(inputs.checkpoint, manifest_sha256=inputs.checkpoint_manifest_sha256)
     tokenizer = load_tokenizer(inputs)
-    model = build_model(spec, plan, inputs, tokenizer)
+    model, adapter = build_model(spec, plan, inputs, tokenizer)
     optimizer = optimizers.build(spec.optimizer, model)
     progress, resumed = Progress(micro_batch=plan.micro_batch), None
     if inputs.checkpoint is not None:
         progress, resumed = resume(inputs.checkpoint, plan, model, optimizer)
-    run = assemble(spec, plan, inputs, run_dir, model, optimizer, tokenizer, stop)
+    run = assemble(spec, plan, inputs, run_dir, model, adapter, optimizer, tokenizer, stop)
     run_dir.report(
         Started(
             step=progress.step,
@@ -106,27 +109,49 @@ def load_tokenizer(inputs: RunInputs) -> Tokenizer:
     return Tokenizer.load(where) if where else Tokenizer.bytes()
 
 
-def build_model(spec: TrainSpec, plan: Plan, inputs: RunInputs, tokenizer: Tokenizer) -> Transformer:
-    """Random weights, or those of the base model or of the checkpoint; always fp32 masters."""
+def build_model(
+    spec: TrainSpec, plan: Plan, inputs: RunInputs, tokenizer: Tokenizer
+) -> tuple[Transformer, Attached | None]:
+    """Random weights, or those of the base model or of the checkpoint; always fp32 masters of what is trained."""
     dropout, config = spec.model.dropout, inputs.config
+    if isinstance(spec.adapter, LoRA):
+        return put_adapter(spec, spec.adapter, plan, inputs)
     if inputs.checkpoint is not None:
-        return load_model(inputs.checkpoint / "model", dropout=dropout, device=plan.device)
+        return load_model(inputs.checkpoint / "model", dropout=dropout, device=plan.device), None
+    if inputs.model is not None and inputs.adapter is not None:
+        merged = load_merged(inputs.model, inputs.adapter, dropout=dropout, device=plan.device, **head_of(spec, inputs))
+        return merged, None
     if inputs.model is not None:
-        return load_model(
-            inputs.model,
-            dropout=dropout,
-            device=plan.device,
-            head=config.head if config else spec.objective.head,
-            labels=config.labels if config else (),
-            many_labels=config.many_labels if config else False,
-            next_sentence=config.next_sentence if config else False,
-            seed=spec.seed,
-        )
+        return load_model(inputs.model, dropout=dropout, device=plan.device, **head_of(spec, inputs)), None
     assert isinstance(spec.model, RandomModel)
     config = config or spec.model.shape(vocab_size=tokenizer.vocab_size).with_head(spec.objective.head)
     model = Transformer(config, dropout=dropout)
     model.initialise(spec.seed)
-    return model.to(plan.device)
+    return model.to(plan.device), None
+
+
+def head_of(spec: TrainSpec, inputs: RunInputs) -> dict[str, Any]:
+    """What `load_model` is told of the head that the objective needs."""
+    config = inputs.config
+    return {
+        "head": config.head if config else spec.objective.head,
+        "labels": config.labels if config else (),
+        "many_labels": config.many_labels if config else False,
+        "next_sentence": config.next_sentence if config else False,
+        "seed": spec.seed,
+    }
+
+
+def put_adapter(spec: TrainSpec, adapter: LoRA, plan: Plan, inputs: RunInputs) -> tuple[Transformer, Attached]:
+    """The frozen base with an adapter beside it: a fresh one, the one to go on with, or the checkpoint's."""
+    assert inputs.model is not None
+    model = load_model(inputs.model, dropout=spec.model.dropout, **head_of(spec, inputs))
+    dtype = torch.bfloat16 if plan.precision == "bf16" else torch.float32
+    attached = attach_to(model, adapter, seed=spec.seed, dtype=dtype, base=inputs.base)
+    before = inputs.checkpoint / "model" if inputs.checkpoint else inputs.adapter
+    if before is not None:
+        attached.load(load_adapter_weights(before))
+    return model.to(plan.device), attached
 
 
 def resume(path: Path, plan: Plan, model: Transformer, optimizer: torch.optim.Optimizer) -> tuple[Progress, Resumed]:
@@ -144,6 +169,7 @@ def assemble(
     inputs: RunInputs,
     run_dir: RunDir,
     model: Transformer,
+    adapter: Attached | None,
     optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer,
     stop: Stop,
@@ -169,6 +195,7 @@ def assemble(
         return checkpoint.save(
             run_dir.path / CHECKPOINTS / f"step-{progress.step:08d}",
             model=model,
+            adapter=adapter,
             optimizer=optimizer,
             tokenizer=tokenizer,
             progress=progress,
@@ -207,7 +234,11 @@ def load_reference(plan: Plan, inputs: RunInputs) -> Transformer | None:
     """The model that the trained one is compared with; it is never changed."""
     if inputs.reference is None:
         return None
-    return load_model(inputs.reference, device=plan.device).eval().requires_grad_(False)
+    if inputs.reference_adapter is not None:
+        model = load_merged(inputs.reference, inputs.reference_adapter, device=plan.device)
+    else:
+        model = load_model(inputs.reference, device=plan.device)
+    return model.eval().requires_grad_(False)
 
 
 def corruption(objective: Objective, tokenizer: Tokenizer) -> Corrupt | None:

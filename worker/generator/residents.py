@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from core.adapters.peft_directory import load_merged
 from core.data.renderer import Renderer
 from core.data.tokenizer import Tokenizer
 from core.errors import CapacityExceeded, InvalidRequest
@@ -144,11 +145,11 @@ class Residents:
 
     async def _load(self, model: ServedModel) -> Resident:
         async with self._one_at_a_time:
-            directory = await asyncio.to_thread(self._storage.directory, model.storage_key)
-            config = await asyncio.to_thread(read_model_config, directory / "model")
+            place = await asyncio.to_thread(_find, self._storage, model)
+            config = await asyncio.to_thread(read_model_config, place.whole / "model")
             planned = footprint(config, memory_bytes=self._memory_bytes)
             self._make_room(planned.num_bytes)
-            resident = await asyncio.to_thread(_read, model, directory, config, planned, self._device)
+            resident = await asyncio.to_thread(_read, model, place, config, planned, self._device)
             self._resident[model.manifest_sha256] = resident
             _log.info("loaded %s: %d bytes, %d slots", model.id, resident.num_bytes, planned.num_slots)
             return resident
@@ -179,9 +180,28 @@ class Residents:
         return sum(resident.num_bytes for resident in self._resident.values())
 
 
-def _read(model: ServedModel, directory: Path, config: ModelConfig, planned: Footprint, device: str) -> Resident:
-    checkpoint.verify(directory, manifest_sha256=model.manifest_sha256, below="model/")
-    decoder = load_model(directory / "model", dtype=planned.dtype, device=device).eval()
+@dataclass(frozen=True)
+class Place:
+    """Where a model's directories lie."""
+
+    own: Path
+    whole: Path
+    """of an adapter: its base's"""
+
+
+def _find(storage: Storage, model: ServedModel) -> Place:
+    own = storage.directory(model.storage_key)
+    return Place(own, storage.directory(model.base.storage_key) if model.base else own)
+
+
+def _read(model: ServedModel, place: Place, config: ModelConfig, planned: Footprint, device: str) -> Resident:
+    checkpoint.verify(place.own, manifest_sha256=model.manifest_sha256, below="model/")
+    if model.base is None:
+        decoder = load_model(place.own / "model", dtype=planned.dtype, device=device).eval()
+    else:
+        checkpoint.verify(place.whole, manifest_sha256=model.base.manifest_sha256, below="model/")
+        whole, own = place.whole / "model", place.own / "model"
+        decoder = load_merged(whole, own, dtype=planned.dtype, device=device).eval()
     pack_linears(decoder)
     cache = KVCache(
         config,
@@ -193,7 +213,7 @@ def _read(model: ServedModel, directory: Path, config: ModelConfig, planned: Foo
     return Resident(
         model=model,
         config=config,
-        tokenizer=Tokenizer.load(directory / "model"),
+        tokenizer=Tokenizer.load(place.own / "model"),
         engine=Engine(decoder, cache),
         num_bytes=planned.num_bytes,
     )

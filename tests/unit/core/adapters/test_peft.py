@@ -10,11 +10,11 @@ from torch import Tensor
 
 from core.adapters import peft_config
 from core.adapters.attach import Attached, attach_to, merge
-from core.adapters.merged_files import AdapterFile, MergedWeights
+from core.adapters.merged_files import merged_files
 from core.adapters.peft_config import AdapterBase, read_adapter_config
 from core.adapters.peft_directory import load_adapter_weights, load_merged, save_adapter
 from core.adapters.spec import LoRA
-from core.adapters.targets import linear_layers, resolved
+from core.adapters.targets import resolved
 from core.adapters.tensor_files import TensorFile
 from core.errors import InvalidData
 from core.models.transformer import Transformer
@@ -129,15 +129,10 @@ def test_merged_it_gives_the_logits_of_the_adapter(base: Path, tmp_path: Path, k
 
     merged = tmp_path / "merged"
     merged.mkdir()
-    weights = AdapterFile(tmp_path / "adapter", linear_layers(model.config))
-    for path in base.iterdir():
-        if path.suffix == ".safetensors":
-            file = MergedWeights(TensorFile(path), weights)
-            content = b"".join(file.blocks())
-            assert len(content) == file.num_bytes
-            (merged / path.name).write_bytes(content)
-        else:
-            (merged / path.name).write_bytes(path.read_bytes())
+    for name, file in merged_files(base, tmp_path / "adapter", model.config).items():
+        content = file.read_bytes() if isinstance(file, Path) else b"".join(file.blocks())
+        assert isinstance(file, Path) or len(content) == file.num_bytes
+        (merged / name).write_bytes(content)
     torch.testing.assert_close(logits(load_model(merged).eval(), IDS_BT), expected, rtol=1e-5, atol=2e-5)
     theirs = AutoModelForCausalLM.from_pretrained(merged, attn_implementation="eager")
     torch.testing.assert_close(theirs(IDS_BT).logits, expected, rtol=1e-5, atol=2e-5)
