@@ -15,8 +15,8 @@ from core.adapters.peft_config import BASE, CONFIG, WEIGHTS, read_adapter_config
 from core.adapters.quantise import quantise
 from core.adapters.spec import LoRA
 from core.adapters.targets import linear_layers
-from core.adapters.tensor_files import Array, Entry, TensorFile
 from core.models.config import ModelConfig
+from core.models.tensor_files import Array, Entry, TensorFile
 
 PREFIX, MATRIX = "base_model.model.", ".weight"
 MODEL_CONFIG = "config.json"

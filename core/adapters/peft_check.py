@@ -5,9 +5,9 @@ from pathlib import Path
 from core.adapters.peft_config import WEIGHTS, read_adapter_config
 from core.adapters.spec import LoRA
 from core.adapters.targets import layers_named, linear_layers
-from core.adapters.tensor_files import TensorFile
 from core.errors import InvalidData
 from core.models.config import ModelConfig
+from core.models.tensor_files import TensorFile
 
 PREFIX = "base_model.model."
 

@@ -15,8 +15,8 @@ from core.adapters.peft_config import AdapterBase, read_adapter_config
 from core.adapters.peft_directory import load_adapter_weights, load_merged, save_adapter
 from core.adapters.spec import LoRA
 from core.adapters.targets import resolved
-from core.adapters.tensor_files import TensorFile
 from core.errors import InvalidData
+from core.models.tensor_files import TensorFile
 from core.models.transformer import Transformer
 from core.models.weights import load_model
 from tests.unit.core.adapters.conftest import KINDS, QUANTISED, fill

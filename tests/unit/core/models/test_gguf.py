@@ -19,13 +19,25 @@ from core.data.tokenizer import Tokenizer
 from core.errors import InvalidData
 from core.models.attention import packed_attention
 from core.models.config import Dimensions, ModelConfig
-from core.models.gguf import LAYER_NAMES, TOP_NAMES, convert
+from core.models.gguf.read import convert
 from core.models.names import stored_tensors
 from core.models.transformer import Transformer
 from core.models.weights import load_model
 
 TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "h", "e", "l", "o", "1", "2", "Ġ", "he", "Ġ1", "12"]
 MERGES = ["h e", "Ġ 1", "1 2"]
+TOP_NAMES = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 CONFIG = ModelConfig.from_dimensions(
     "llama",
@@ -70,15 +82,13 @@ def written(path: Path, model: Transformer, *, quantised: bool = False, **change
     writer.add_chat_template(TEMPLATE)
     if "scaling" in changed:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-    back = {name: key for key, name in LAYER_NAMES.items()}
-    tops = {name: key for key, name in TOP_NAMES.items()}
     for ours, stored in stored_tensors(CONFIG).items():
         name, weights = stored.names[0], model.get_parameter(ours).detach().numpy()
-        if name in tops:
-            target = tops[name]
+        if name in TOP_NAMES:
+            target = TOP_NAMES[name]
         else:
             layer, projection = name.split(".")[2], ".".join(name.split(".")[3:-1])
-            target = f"blk.{layer}.{back[projection]}.weight"
+            target = f"blk.{layer}.{LAYER_NAMES[projection]}.weight"
         if target.endswith("attn_q.weight"):
             weights = permuted(weights, CONFIG.num_heads)
         if target.endswith("attn_k.weight"):
@@ -116,11 +126,14 @@ def logits(model: Transformer) -> torch.Tensor:
 
 def test_the_converted_model_computes_the_same(model: Transformer, tmp_path: Path) -> None:
     convert(written(tmp_path / "model.gguf", model), tmp_path / "out")
-    converted = load_model(tmp_path / "out")
+    converted = load_model(tmp_path / "out").eval()
     assert converted.config == CONFIG
+    assert torch.equal(logits(converted), logits(model))
+    convert(tmp_path / "model.gguf", tmp_path / "bf16", dtype="BF16")
     rounded = Transformer(CONFIG)
     rounded.load_state_dict({name: tensor.bfloat16().float() for name, tensor in model.state_dict().items()})
-    assert torch.equal(logits(converted), logits(rounded.eval()))  # bfloat16's rounding is torch's, to the bit
+    # bfloat16's rounding is torch's, to the bit
+    assert torch.equal(logits(load_model(tmp_path / "bf16").eval()), logits(rounded.eval()))
 
 
 def test_quantised_weights_are_close(model: Transformer, tmp_path: Path) -> None:
@@ -184,7 +197,7 @@ def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_the_command_needs_no_torch() -> None:
-    program = "import sys, core.models.gguf; sys.exit('torch' in sys.modules)"
+    program = "import sys, core.models.gguf.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

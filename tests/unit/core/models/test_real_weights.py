@@ -8,7 +8,7 @@ import tokenizers
 import torch
 import transformers
 
-from core.models.gguf import convert
+from core.models.gguf.read import convert
 from core.models.names import stored_tensors
 from core.models.weights import load_model
 from tests.unit.core.models.tiny import exported, hidden_states
