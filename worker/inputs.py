@@ -129,12 +129,14 @@ def _reference(session: Session, storage: Storage, job: Job, spec: TrainSpec) ->
 
 
 def _second_model(session: Session, job: Job, spec: TrainSpec) -> Servable | None:
-    """What the trained model is compared with: a teacher, or the model that it starts from."""
+    """What the trained model is compared with: a teacher, or the model that it starts from. A fresh adapter needs none:
+    without the adapter, its base is what it started from."""
     if isinstance(spec.objective, Distillation):
         return registry.resolve_model(session, job.project_id, spec.objective.teacher)
-    if spec.objective.needs_reference and isinstance(spec.model, PretrainedModel):
-        return registry.resolve_model(session, job.project_id, spec.model.from_)
-    return None
+    if not spec.objective.needs_reference or not isinstance(spec.model, PretrainedModel):
+        return None
+    start = registry.resolve_model(session, job.project_id, spec.model.from_)
+    return None if isinstance(spec.adapter, LoRA) and start.base is None else start
 
 
 def _model(session: Session, storage: Storage, job: Job, spec: TrainSpec) -> dict[str, Any]:

@@ -5,7 +5,8 @@ attach    every weight is frozen; each target becomes a `LowRankLinear`; in bf16
 merge     the linear layers are plain ones again, and do the same as before
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,17 @@ class Attached:
             for part, parameter in layer.named_parameters()
             if parameter.requires_grad
         }
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Within, the model computes what its base does."""
+        for layer in self.layers.values():
+            layer.is_off = True
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.is_off = False
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:

@@ -41,9 +41,10 @@ class FrozenLinear(nn.Module):
 
 
 class LowRankLinear(FrozenLinear):
-    """A frozen linear layer with a trained low-rank part."""
+    """A frozen linear layer with a trained low-rank part; `is_off`: as if it had none."""
 
     squares_O: Tensor
+    is_off = False
 
     def __init__(
         self,
@@ -68,6 +69,8 @@ class LowRankLinear(FrozenLinear):
             self.lora_magnitude_vector = nn.Parameter(self.squares_O.sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_off:
+            return super().forward(x)
         read = functional.dropout(x, self.dropout) if self.dropout and self.training else None
         gain_O = None
         dtype = compute_dtype(x)

@@ -210,6 +210,7 @@ def assemble(
             reference=load_reference(plan, inputs),
             precision=plan.precision,
             attention=plan.attention,
+            adapter=adapter if objective.needs_reference and inputs.reference is None else None,
         ),
         optimizer=optimizer,
         batches=Batches(

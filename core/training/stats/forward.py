@@ -3,12 +3,15 @@
 Legend: B rows, T positions, D hidden size, N positions that are learned.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from core.adapters.attach import Attached
 from core.data.batches import Lane
 from core.loss import TokenStats
 from core.models.attention import packed_attention
@@ -25,6 +28,20 @@ class Forward:
     """frozen"""
     precision: Literal["bf16", "fp32"]
     attention: Literal["math", "sdpa"]
+    adapter: Attached | None = None
+    """where the model is compared with its own base, from which this sets it apart"""
+
+    @contextmanager
+    def other(self) -> Iterator[Transformer | None]:
+        """The model that the trained one is compared with, if any; within, there is no gradient and no dropout."""
+        with torch.no_grad():
+            if self.adapter is None:
+                yield self.reference
+                return
+            is_training = self.model.training
+            with self.adapter.off():
+                yield self.model.eval()
+            self.model.train(is_training)
 
     @property
     def device(self) -> torch.device:

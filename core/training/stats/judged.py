@@ -27,9 +27,9 @@ def compute(objective: ObjectiveSpec, forward: Forward, batch: RowBatch, seen: S
 
 
 def reference_likelihoods(forward: Forward, batch: RowBatch) -> Tensor:
-    assert forward.reference is not None
-    with torch.no_grad():
-        return answer_likelihoods(forward, forward.reference, batch.lanes[0], batch)
+    with forward.other() as other:
+        assert other is not None
+        return answer_likelihoods(forward, other, batch.lanes[0], batch)
 
 
 def survey(objective: ObjectiveSpec, forward: Forward, batch: RowBatch, micro_batch: int) -> Tensor:

@@ -17,9 +17,9 @@ def compute(objective: ObjectiveSpec, forward: Forward, batch: RowBatch) -> Pair
     there = batch.documents_BE.flatten() >= 0
     sums = [answer_likelihoods(forward, forward.model, lane, batch)[there] for lane in (chosen, rejected)]
     reference = [torch.zeros_like(sum_E) for sum_E in sums]
-    if forward.reference is not None:
-        with torch.no_grad():
-            reference = [answer_likelihoods(forward, forward.reference, lane, batch)[there] for lane in batch.lanes]
+    with forward.other() as other:
+        if other is not None:
+            reference = [answer_likelihoods(forward, other, lane, batch)[there] for lane in batch.lanes]
     tokens = [answer_sums(lane, batch, lane.weights_BT.flatten())[there] for lane in (chosen, rejected)]
     return PairStats(*sums, *reference, *tokens)
 

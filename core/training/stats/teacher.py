@@ -3,8 +3,6 @@
 Legend: D hidden size, C the teacher's hidden size, N positions that are learned.
 """
 
-import torch
-
 from core.data.batches import RowBatch
 from core.loss import ObjectiveSpec, TeacherStats
 from core.objectives.distillation import Distillation
@@ -14,17 +12,17 @@ from core.training.stats.forward import Forward
 
 def compute(objective: ObjectiveSpec, forward: Forward, batch: RowBatch) -> TeacherStats | None:
     assert isinstance(objective, Distillation)
-    assert forward.reference is not None
     lane = batch.lanes[-1]
     if not lane.weights_BT.any():
         return None
     learned_N = lane.weights_BT.flatten().nonzero()[:, 0]
     hidden_ND = forward.hidden(forward.model, lane).flatten(0, 1)[learned_N]
-    with torch.no_grad():
-        teacher_NC = forward.hidden(forward.reference, lane).flatten(0, 1)[learned_N]
+    with forward.other() as teacher:
+        assert teacher is not None
+        teacher_NC = forward.hidden(teacher, lane).flatten(0, 1)[learned_N]
     return token_divergence(
         Output(hidden_ND, forward.model.lm_head.weight),
-        Output(teacher_NC, forward.reference.lm_head.weight),
+        Output(teacher_NC, teacher.lm_head.weight),
         lane.targets_BT.flatten()[learned_N],
         lane.weights_BT.flatten()[learned_N],
         temperature=objective.temperature,

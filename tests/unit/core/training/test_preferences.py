@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.adapters.peft_config import AdapterBase
 from core.data.batches import RowBatch, validation_batches
 from core.data.examples import TokenExample, TokenSequence
 from core.data.token_dataset import TokenDataset, write_token_dataset
@@ -372,3 +373,24 @@ def test_a_single_judged_answer_has_no_other_to_be_compared_with(forward: Any) -
     objective, passes, batches = forward("kto")
     (batch,) = batches("none")
     assert float(survey(objective, passes, batch.rows(slice(0, 1)), 4)) == 0.0
+
+
+LORA = {"kind": "lora", "rank": 2, "dropout": 0.2}
+
+
+@pytest.mark.parametrize("name", ["dpo", "kto"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_beside_an_adapter_the_reference_is_the_base_without_it(prefer: Any, name: str, precision: str) -> None:
+    """No second model in memory, and the same bits as with one; stopped and resumed, too."""
+    lab = prefer(name)
+    spec = lab.spec(adapter=LORA, dropout=0.1, precision=precision)
+    lab.inputs = {"model": lab.inputs["model"], "base": AdapterBase(model="start", manifest_sha256="0" * 64)}
+    alone = lab.run(spec)
+    stopped = lab.run(spec, stop_when=lambda event: isinstance(event, Step) and event.step == 2)
+    assert lab.run(spec, after=stopped).weights == alone.weights
+    lab.inputs["reference"] = lab.inputs["model"]
+    beside = lab.run(spec)
+    assert [(step.loss, step.metrics) for step in alone.steps] == [(step.loss, step.metrics) for step in beside.steps]
+    assert alone.weights == beside.weights
+    if name == "dpo":
+        assert alone.steps[-1].metrics["reward_margin"] != 0
