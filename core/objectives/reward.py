@@ -14,7 +14,7 @@ from pydantic import Field
 from core.data.examples import Preference
 from core.data.packing import Predicts
 from core.loss import PAIR_METRICS, Loss, ObjectiveSpec, ScoreStats, pair_metrics
-from core.models.config import Head, Kind
+from core.models.config import Head
 
 
 class Reward(ObjectiveSpec):
@@ -26,7 +26,6 @@ class Reward(ObjectiveSpec):
 
     consumes: ClassVar[tuple[type, ...]] = (Preference,)
     reads: ClassVar[type] = ScoreStats
-    models: ClassVar[tuple[Kind, ...]] = ("decoder", "encoder")
     head: ClassVar[Head] = "score"
     predicts: ClassVar[Predicts] = ("same", "same")
     metrics: ClassVar[tuple[str, ...]] = ("loss", *PAIR_METRICS)
