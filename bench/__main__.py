@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-NAMES = ("service", "api")
+NAMES = ("service", "api", "parity")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -9,6 +9,7 @@ from core.models.config import ModelConfig
 from core.models.families import FAMILIES
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES = 1 << 20
 
 
@@ -50,3 +51,21 @@ def write_model_config(
     (directory / CONFIG).write_text(json.dumps(values, indent=2))
     generation = ids | {"eos_token_id": stop_ids}
     (directory / GENERATION_CONFIG).write_text(json.dumps(generation, indent=2))
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The one file of weights, or its shards.
+
+    Raises:
+        InvalidData: there is neither.
+    """
+    if (directory / WEIGHTS).exists():
+        return [directory / WEIGHTS]
+    try:
+        index: dict[str, Any] = json.loads((directory / INDEX).read_text())
+        names = sorted(set(index["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise InvalidData(f"the directory has neither {WEIGHTS} nor a usable {INDEX}", code="corrupt_model") from error
+    if any(Path(name).name != name for name in names):
+        raise InvalidData(f"{INDEX} names a file outside the directory", code="corrupt_model")
+    return [directory / name for name in names]

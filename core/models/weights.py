@@ -12,15 +12,13 @@ from torch import Tensor
 
 from core.errors import InvalidData
 from core.models.config import Head, ModelConfig
-from core.models.directory import read_model_config
+from core.models.directory import INDEX, WEIGHTS, read_model_config, weight_files
 from core.models.names import stored_tensors
 from core.models.shapes import shapes
 from core.models.stored import Stored
 from core.models.transformer import Transformer
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 << 20
-MAX_SHARD_BYTES = 5 << 30
 _OUTPUT, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
@@ -66,13 +64,13 @@ def load_model(
     return model
 
 
-def save_weights(model: Transformer, directory: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+def save_weights(model: Transformer, directory: Path, *, max_shard_bytes: int | None = None) -> None:
     """Write `model.safetensors`, or shards and their index where it would be larger than `max_shard_bytes`; a tied
     output matrix is stored once."""
     shards: list[dict[str, Tensor]] = [{}]
     used = total = 0
     for name, tensor in _stored(model):
-        if used and used + tensor.nbytes > max_shard_bytes:
+        if max_shard_bytes is not None and used and used + tensor.nbytes > max_shard_bytes:
             shards.append({})
             used = 0
         shards[-1][name] = tensor
@@ -107,7 +105,7 @@ def _read(
             wanted.setdefault(theirs, []).append((rank, ours, stored))
     found: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
-    for path in _files(directory):
+    for path in weight_files(directory):
         try:
             _check_header(path)
             with safe_open(path, framework="pt", device=device) as file:
@@ -150,19 +148,6 @@ def _stored(model: Transformer) -> Iterator[tuple[str, Tensor]]:
             tensor = torch.cat(parts.pop(theirs)) if stored.part[1] > 1 else parts.pop(theirs)[0]
             tensor = tensor.T if stored.transposed else tensor
             yield theirs, (tensor[None] if stored.has_leading_one else tensor).contiguous()
-
-
-def _files(directory: Path) -> list[Path]:
-    if (directory / WEIGHTS).exists():
-        return [directory / WEIGHTS]
-    try:
-        index: dict[str, Any] = json.loads((directory / INDEX).read_text())
-        names = sorted(set(index["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise InvalidData(f"the directory has neither {WEIGHTS} nor a usable {INDEX}", code="corrupt_model") from error
-    if any(Path(name).name != name for name in names):
-        raise InvalidData(f"{INDEX} names a file outside the directory", code="corrupt_model")
-    return [directory / name for name in names]
 
 
 def _check_header(path: Path) -> None:

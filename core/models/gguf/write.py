@@ -1,7 +1,6 @@
 """A Hugging Face directory of ours becomes a GGUF file that llama.cpp and its kin answer with: weights, tokenizer, chat
 template, and the tokens that end an answer."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ from numpy.typing import NDArray
 
 from core.errors import InvalidData
 from core.models.config import ModelConfig
-from core.models.directory import read_model_config
+from core.models.directory import read_model_config, weight_files
 from core.models.gguf import layout, vocabulary
 from core.models.gguf.layout import FILE_KINDS, Array, TensorKind
 from core.models.names import check_shapes, stored_shape, stored_tensors
 from core.models.shapes import shapes
 from core.models.tensor_files import TensorFile
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 BLOCK = 32
 """numbers that share a scale in Q8_0 and Q4_0: a row must be whole blocks"""
 QUANTISATION_VERSION = 2
@@ -41,7 +39,7 @@ def export(directory: Path, target: Path, kind: TensorKind, *, name: str | None 
             f"language models of these families can: {known}",
             code="cannot_export",
         )
-    files = _files(directory)
+    files = [TensorFile(path) for path in weight_files(directory)]
     check_shapes(
         config,
         {name: list(entry.shape) for file in files for name, entry in file.entries.items()},
@@ -124,19 +122,3 @@ def _weights(ours: str, config: ModelConfig, files: list[TensorFile]) -> Array:
     weights = weights[part * rows : (part + 1) * rows]
     heads = layout.num_interleaved_heads(ours, config)
     return layout.interleaved(weights, heads) if heads else weights
-
-
-def _files(directory: Path) -> list[TensorFile]:
-    """
-    Raises:
-        InvalidData: neither a file of weights nor an index of shards.
-    """
-    if (directory / WEIGHTS).exists():
-        return [TensorFile(directory / WEIGHTS)]
-    try:
-        names = sorted(set(json.loads((directory / INDEX).read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise InvalidData(f"the directory has neither {WEIGHTS} nor a usable {INDEX}", code="corrupt_model") from error
-    if any(Path(name).name != name for name in names):
-        raise InvalidData(f"{INDEX} names a file outside the directory", code="corrupt_model")
-    return [TensorFile(directory / name) for name in names]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from core.generation.kv_cache import KVCache
 from core.models.attention import (
     Past,
     by_distance,
@@ -137,6 +138,25 @@ def test_a_decoder_computed_piece_by_piece_is_the_same(case: Case) -> None:
         pieces.append(model(ids_BT[:, at : at + size], positions_BT, attend))
         at += size
     torch.testing.assert_close(torch.cat(pieces, 1), hidden_states(model, ids_BT), **CLOSE)
+
+
+@pytest.mark.parametrize("case", DECODERS, ids=str)
+def test_with_the_generators_cache_it_is_the_same(case: Case) -> None:
+    """Two sequences of different lengths: their prompts alone, then a token each at once."""
+    config = case.config()
+    model, ids_BT, lengths = made(config), texts(2, 12), [5, 8]
+    cache = KVCache(config, num_slots=3, context_length=64, dtype=torch.float32)
+    slots = [cache.take(), cache.take()]
+    with torch.inference_mode():
+        for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
+            model(ids_BT[row : row + 1, :length], torch.arange(length)[None], cache.prefill(slot, 0, length))
+        for step in range(3):
+            at_B = torch.tensor(lengths) + step
+            attend = cache.decode(slots, at_B.tolist())
+            hidden_BTD = model(ids_BT[torch.arange(2), at_B][:, None], at_B[:, None], attend)
+            for row in range(2):
+                expected_TD = hidden_states(model, ids_BT[row : row + 1, : int(at_B[row]) + 1])[0]
+                torch.testing.assert_close(hidden_BTD[row, 0], expected_TD[-1], **CLOSE)
 
 
 @pytest.mark.parametrize("case", ENCODER_DECODERS, ids=str)

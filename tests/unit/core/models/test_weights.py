@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from core.errors import InvalidData
 from core.models import families
 from core.models.config import Dimensions, FamilyName, ModelConfig
-from core.models.directory import read_model_config, write_model_config
+from core.models.directory import WEIGHTS, read_model_config, write_model_config
 from core.models.names import check_shapes, stored_tensors
 from core.models.transformer import Transformer
-from core.models.weights import WEIGHTS, load_model, save_weights
+from core.models.weights import load_model, save_weights
 from tests.unit.core.models.conftest import Make
 from tests.unit.core.models.tiny import ALL, LABELS, LANGUAGE_MODELS, Case, exported, hidden_states, made, texts
 
