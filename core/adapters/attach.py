@@ -7,7 +7,7 @@ merge     the linear layers are plain ones again, and do the same as before
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +28,20 @@ class Attached:
 
     spec: LoRA
     layers: dict[str, LowRankLinear]
+    whole: dict[str, nn.Parameter] = field(default_factory=dict)
+    """parameters of the model that are trained as they are: a head"""
     base: AdapterBase | None = None
     """what it is said to stand on when it is saved"""
 
     def tensors(self) -> dict[str, Tensor]:
         """What is trained, by layer and parameter."""
-        return {
+        beside: dict[str, Tensor] = {
             f"{name}.{part}": parameter
             for name, layer in self.layers.items()
             for part, parameter in layer.named_parameters()
             if parameter.requires_grad
         }
+        return beside | self.whole
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -75,10 +78,19 @@ def attach_to(
     model: Transformer, spec: LoRA, *, seed: int = 0, dtype: torch.dtype, base: AdapterBase | None = None
 ) -> Attached:
     """`attach` to a model of ours, whose linear layers are known."""
-    linears = targets.linear_layers(model.config)
-    return attach(
-        model, spec, linears=linears, chosen=targets.targeted(spec, model.config), seed=seed, dtype=dtype, base=base
+    attached = attach(
+        model,
+        spec,
+        linears=targets.linear_layers(model.config),
+        chosen=targets.targeted(spec, model.config),
+        seed=seed,
+        dtype=dtype,
+        base=base,
     )
+    for name in targets.trained_whole(model.config):
+        attached.whole[name] = model.get_parameter(name)
+        attached.whole[name].requires_grad_(True)
+    return attached
 
 
 def attach(
@@ -111,7 +123,7 @@ def attach(
             model.set_submodule(name, layers[name])
         else:
             model.set_submodule(name, FrozenLinear(weight, bias))
-    return Attached(spec, layers, base)
+    return Attached(spec, layers, base=base)
 
 
 def frozen(weight_OI: Tensor, spec: LoRA, dtype: torch.dtype) -> FrozenWeight:

@@ -2,24 +2,28 @@
 
 Adapted matrices are written in fp32 whatever the base has, because a difference of an adapter's size does not survive
 bf16; the rest keeps its bytes. `core.adapters.low_rank` computes the same with tensors.
+
+Legend: I in features, O out features, R rank.
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from core.adapters.peft_config import BASE, CONFIG, WEIGHTS, read_adapter_config
+from core.adapters.peft_config import BASE, CONFIG, WEIGHTS
+from core.adapters.peft_tensors import MATRIX, PeftTensors
 from core.adapters.quantise import quantise
-from core.adapters.spec import LoRA
 from core.adapters.targets import linear_layers
+from core.errors import InvalidData
 from core.models.config import ModelConfig
+from core.models.names import stored_tensors
+from core.models.stored import Stored
 from core.models.tensor_files import Array, Entry, TensorFile
 
-PREFIX, MATRIX = "base_model.model.", ".weight"
-MODEL_CONFIG = "config.json"
+MODEL_CONFIG, MODEL_WEIGHTS = "config.json", "model.safetensors"
 
 
 class Computed(Protocol):
@@ -37,22 +41,22 @@ def files_below(directory: Path) -> dict[str, Path]:
 
 def merged_files(base: Path, adapter: Path, config: ModelConfig) -> dict[str, Path | Computed]:
     """The Hugging Face directory of both together: the base's files with the adapter in its weights, and the adapter's
-    tokenizer.
+    tokenizer. `config`: of the model that they make.
 
     Raises:
         InvalidData: a file of weights cannot be read.
     """
-    weights = AdapterFile(adapter, linear_layers(config))
-    files: dict[str, Path | Computed] = {}
-    for name, path in files_below(base).items():
-        if path.suffix == ".safetensors":
-            files[name] = MergedWeights(TensorFile(path), weights)
-        elif name == MODEL_CONFIG:
-            files[name] = WideConfig(path)
-        else:
-            files[name] = path
-    own = {CONFIG, WEIGHTS, BASE}
-    return files | {name: path for name, path in files_below(adapter).items() if name not in own}
+    below = files_below(base)
+    weights = [TensorFile(path) for name, path in below.items() if name.endswith(".safetensors")]
+    texts = {
+        name: path for name, path in below.items() if not name.endswith((".safetensors", ".safetensors.index.json"))
+    }
+    texts |= {name: path for name, path in files_below(adapter).items() if name not in (CONFIG, WEIGHTS, BASE)}
+    files: dict[str, Path | Computed] = {
+        **texts,
+        MODEL_WEIGHTS: MergedWeights(weights, PeftTensors(adapter, config), config),
+    }
+    return files | {MODEL_CONFIG: WideConfig(texts[MODEL_CONFIG])}
 
 
 class WideConfig:
@@ -68,67 +72,85 @@ class WideConfig:
 
 
 class MergedWeights:
-    """One file of the base's weights, with the adapter in it. `num_bytes` is known before anything is computed."""
+    """`model.safetensors`. `num_bytes` is known before anything is computed."""
 
-    def __init__(self, base: TensorFile, adapter: "AdapterFile") -> None:
-        self.base, self.adapter = base, adapter
+    def __init__(self, base: list[TensorFile], adapter: PeftTensors, config: ModelConfig) -> None:
+        """
+        Raises:
+            InvalidData: the base lacks a tensor.
+        """
+        self._adapter, self._config = adapter, config
+        self._places: dict[str, list[str]] = {}
+        """ours by the name of the tensor in which they are written"""
+        for ours, stored in stored_tensors(config).items():
+            self._places.setdefault(stored.names[0], []).append(ours)
+        self._found = {name: file for file in base for name in file.entries}
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         at = 0
-        for name, entry in self._in_order():
-            changes = adapter.changes(name)
-            size = 4 * int(np.prod(entry.shape)) if changes else entry.end - entry.begin
-            dtype = "F32" if changes else entry.dtype
-            header[name] = {"dtype": dtype, "shape": list(entry.shape), "data_offsets": [at, at + size]}
+        for theirs in self._places:
+            dtype, shape, size = self._outline(theirs)
+            header[theirs] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
             at += size
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        self.header = len(text).to_bytes(8, "little") + text
-        self.num_bytes = len(self.header) + at
+        self._header = len(text).to_bytes(8, "little") + text
+        self.num_bytes = len(self._header) + at
 
     def blocks(self) -> Iterator[bytes | memoryview]:
-        yield self.header
-        for name, _ in self._in_order():
-            if self.adapter.changes(name):
-                merged = np.ascontiguousarray(self.adapter.merged(name, self.base.read(name)), np.float32)
-                yield merged.data.cast("B")
+        yield self._header
+        for theirs in self._places:
+            if self._changes(theirs):
+                yield np.ascontiguousarray(self._merged(theirs), np.float32).data.cast("B")
             else:
-                yield self.base.bytes_of(name)
+                file, name, _ = self._in_base(theirs)
+                yield file.bytes_of(name)
 
-    def _in_order(self) -> list[tuple[str, Entry]]:
-        return sorted(self.base.entries.items(), key=lambda item: (item[1].begin, item[1].end))
+    def _outline(self, theirs: str) -> tuple[str, list[int], int]:
+        """dtype, shape and bytes."""
+        if self._is_whole(theirs):
+            shape = self._adapter.read_whole(self._places[theirs][0]).shape
+            return "F32", list(shape), 4 * int(np.prod(shape))
+        _, _, entry = self._in_base(theirs)
+        if self._changes(theirs):
+            return "F32", list(entry.shape), 4 * int(np.prod(entry.shape))
+        return entry.dtype, list(entry.shape), entry.end - entry.begin
 
+    def _in_base(self, theirs: str) -> tuple[TensorFile, str, Entry]:
+        for name in stored_tensors(self._config)[self._places[theirs][0]].names:
+            if name in self._found:
+                return self._found[name], name, self._found[name].entries[name]
+        raise InvalidData(f"the base's weights lack {theirs}", code="corrupt_model")
 
-class AdapterFile:
-    """The weights of a PEFT directory. `linears`: names of the base's linear layers."""
+    def _is_whole(self, theirs: str) -> bool:
+        return self._places[theirs][0] in self._adapter.whole
 
-    def __init__(self, directory: Path, linears: Collection[str]) -> None:
-        self.spec: LoRA = read_adapter_config(directory)
-        self.file = TensorFile(directory / WEIGHTS)
-        self.linears = linears
+    def _changes(self, theirs: str) -> bool:
+        """Whether it is another after the merge."""
+        layers = {name.removesuffix(MATRIX) for name in self._places[theirs]}
+        is_quantised = self._adapter.spec.quantization != "none" and layers <= linear_layers(self._config).keys()
+        return self._is_whole(theirs) or is_quantised or not layers.isdisjoint(self._adapter.layers)
 
-    def changes(self, name: str) -> bool:
-        """Whether the base's tensor of this name is another after the merge."""
-        is_quantised = self.spec.quantization != "none" and name.removesuffix(MATRIX) in self.linears
-        return is_quantised or self._is_target(name)
+    def _merged(self, theirs: str) -> Array:
+        if self._is_whole(theirs):
+            return self._adapter.read_whole(self._places[theirs][0])
+        file, name, _ = self._in_base(theirs)
+        stored: Stored = stored_tensors(self._config)[self._places[theirs][0]]
+        matrix = file.read(name).T if stored.transposed else file.read(name)
+        parts = np.split(matrix, stored.part[1])
+        layers = [ours.removesuffix(MATRIX) for ours in self._places[theirs]]
+        merged = np.concatenate([self._with_adapter(layer, part) for layer, part in zip(layers, parts, strict=True)])
+        return merged.T if stored.transposed else merged
 
-    def merged(self, name: str, weight_OI: Array) -> Array:
+    def _with_adapter(self, layer: str, weight_OI: Array) -> Array:
         """W + f B A, W as it was while the adapter learned; with rows of the trained length where it says so."""
-        if self.spec.quantization != "none":
-            weight_OI = quantise(weight_OI, self.spec.quantization, double=self.spec.double_quantization).dense()
-        if not self._is_target(name):
+        spec = self._adapter.spec
+        if spec.quantization != "none":
+            values = np.ascontiguousarray(weight_OI)
+            weight_OI = quantise(values, spec.quantization, double=spec.double_quantization).dense()
+        if layer not in self._adapter.layers:
             return weight_OI
-        a_RI, b_OR = self._read(name, "lora_A.weight"), self._read(name, "lora_B.weight")
-        matrix_OI = weight_OI + np.float32(self.spec.factor) * (b_OR @ a_RI)
-        if self.spec.decomposed:
-            lengths_O = np.linalg.norm(matrix_OI, axis=1)
-            matrix_OI *= (self._read(name, "lora_magnitude_vector") / lengths_O)[:, None]
+        own = self._adapter.low_rank(layer)
+        matrix_OI = weight_OI + np.float32(spec.factor) * (own.b_OR @ own.a_RI)
+        if own.magnitude_O is not None:
+            matrix_OI *= (own.magnitude_O / np.linalg.norm(matrix_OI, axis=1))[:, None]
         return matrix_OI
-
-    def _is_target(self, name: str) -> bool:
-        return self._part(name, "lora_A.weight") in self.file.entries
-
-    def _read(self, name: str, part: str) -> Array:
-        return self.file.read(self._part(name, part))
-
-    def _part(self, name: str, part: str) -> str:
-        return f"{PREFIX}{name.removesuffix(MATRIX)}.{part}"

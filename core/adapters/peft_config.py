@@ -9,6 +9,8 @@ No torch: the api reads directories with it.
 """
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +25,8 @@ MAX_CONFIG_BYTES = 1 << 20
 Checked = TypeVar("Checked", bound=Spec)
 _SAME_COMPUTATION = {
     "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out", "inference_mode",
-    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core", "peft_type",
+    "alpha_pattern", "layers_pattern", "layers_to_transform", "modules_to_save", "rank_pattern",
+    "lora_alpha", "lora_dropout", "megatron_core", "peft_type",
     "peft_version", "qalora_group_size", "r", "revision", "runtime_config", "target_modules", "task_type",
     "use_dora", "use_rslora",
 }  # fmt: skip
@@ -47,31 +50,27 @@ def is_adapter(directory: Path) -> bool:
     return (directory / CONFIG).is_file()
 
 
-def write_adapter_config(directory: Path, spec: LoRA, base: AdapterBase, *, task_type: str) -> None:
-    """`adapter_config.json` and `base.json`."""
+def write_adapter_config(directory: Path, spec: LoRA, base: AdapterBase, *, modules: Mapping[str, Any]) -> None:
+    """`adapter_config.json` and `base.json`. `modules`: what it says of modules and the task."""
     alpha = int(spec.alpha) if spec.alpha.is_integer() else spec.alpha
     config = {
         "peft_type": "LORA",
-        "task_type": task_type,
         "base_model_name_or_path": base.model,
         "r": spec.rank,
         "lora_alpha": alpha,
         "lora_dropout": spec.dropout,
         "use_rslora": spec.scaling == "rank_stabilized",
         "use_dora": spec.decomposed,
-        "target_modules": list(spec.targets or ()),
         "bias": "none",
-        "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "modules_to_save": None,
     }
-    (directory / CONFIG).write_text(json.dumps(config, indent=2))
+    (directory / CONFIG).write_text(json.dumps(config | dict(modules), indent=2))
     (directory / BASE).write_text(base.model_dump_json(indent=2))
 
 
 def read_adapter_config(directory: Path) -> LoRA:
-    """The adapter's shape; `targets` stays open.
+    """The adapter's shape; `targets` stays open, and whole modules are seen from the weights, too.
 
     Raises:
         InvalidData: code `unsupported_adapter`: not LoRA, or with something that is not computed here.
@@ -94,7 +93,20 @@ def read_adapter_config(directory: Path) -> LoRA:
     if (directory / BASE).is_file():
         base = _validated(AdapterBase, _read_json(directory / BASE), BASE)
         given |= {"quantization": base.quantization, "double_quantization": base.double_quantization}
-    return _validated(LoRA, given, CONFIG)
+    spec = _validated(LoRA, given, CONFIG)
+    _check_patterns(spec, config.get("rank_pattern") or {}, config.get("alpha_pattern") or {})
+    return spec
+
+
+def _check_patterns(spec: LoRA, ranks: Any, alphas: Any) -> None:
+    """Other ranks and alphas for some modules are those of joined matrices, of which each has the adapter's own."""
+    try:
+        for module in {*ranks, *alphas}:
+            of_joined = spec.model_copy(update={"rank": ranks[module], "alpha": alphas[module]})
+            if ranks[module] % spec.rank or not math.isclose(of_joined.factor, spec.factor, rel_tol=1e-6):
+                raise ValueError(module)
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError):
+        raise _unsupported(f"asks for rank_pattern {ranks} with alpha_pattern {alphas}: one rank for all") from None
 
 
 def base_named(directory: Path) -> str | None:

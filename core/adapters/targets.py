@@ -3,11 +3,13 @@
 Names are ours, the same in all families: `q_proj` is the projection of queries also where others call it `query`.
 """
 
+import math
 from collections.abc import Collection
 
 from core.adapters.spec import LoRA
-from core.errors import InvalidData, InvalidRequest
+from core.errors import InvalidRequest
 from core.models.config import ModelConfig
+from core.models.names import stored_tensors
 from core.models.shapes import shapes
 
 
@@ -26,10 +28,6 @@ def resolved(spec: LoRA, config: ModelConfig) -> LoRA:
     Raises:
         InvalidRequest: codes `unknown_target`, `rank_too_high`.
     """
-    if config.family not in ("llama", "qwen2", "qwen3") or config.head != "language_model":
-        raise InvalidRequest(
-            f"An adapter of {config.family} with the head {config.head} is not available yet.", param="adapter.kind"
-        )
     layers = linear_layers(config)
     known = tuple(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     targets = known if spec.targets is None else spec.targets
@@ -50,7 +48,25 @@ def resolved(spec: LoRA, config: ModelConfig) -> LoRA:
             param="adapter.rank",
             hint=f"Give at most {min(layers[narrowest])}; 8 to 64 is usual. To train all weights, leave `adapter` out.",
         )
+    if spec.decomposed:
+        _check_joined(spec, config)
     return spec
+
+
+def _check_joined(spec: LoRA, config: ModelConfig) -> None:
+    """Others keep the lengths of joined matrices as one, so none of them can be missing."""
+    chosen = set(targeted(spec, config))
+    joined: dict[str, list[str]] = {}
+    for layer in linear_layers(config):
+        joined.setdefault(stored_tensors(config)[f"{layer}.weight"].names[0], []).append(layer)
+    for together in joined.values():
+        if 0 < len(chosen & set(together)) < len(together):
+            short = ", ".join(name.rpartition(".")[2] for name in together)
+            raise InvalidRequest(
+                f"With `decomposed`, {config.family} takes {short} together: they are one matrix in its files.",
+                code="unknown_target",
+                param="adapter.targets",
+            )
 
 
 def continued(given: LoRA, before: LoRA, config: ModelConfig) -> LoRA:
@@ -83,18 +99,23 @@ def targeted(spec: LoRA, config: ModelConfig) -> list[str]:
     return [name for name in linear_layers(config) if wanted is None or any(is_named(name, t) for t in wanted)]
 
 
-def layers_named(layers: Collection[str], config: ModelConfig) -> tuple[str, ...]:
-    """Targets that mean exactly these layers: by their last parts where that says it all.
+def trained_whole(config: ModelConfig) -> list[str]:
+    """Parameters that are trained beside the low-rank parts: a head, which may be new; BERT's transform."""
+    return [name for name in shapes(config) if name.startswith(("head.", "transform."))]
 
-    Raises:
-        InvalidData: the model has no such layer.
-    """
-    known = linear_layers(config)
-    if unknown := sorted(set(layers) - known.keys()):
-        raise InvalidData(f"the model has no linear layer {unknown[0]}", code="unsupported_adapter")
-    short = tuple(dict.fromkeys(name.rpartition(".")[2] for name in known if name in layers))
-    means_more = any(name not in layers and any(is_named(name, target) for target in short) for name in known)
-    return tuple(name for name in known if name in layers) if means_more else short
+
+def layers_named(layers: Collection[str], config: ModelConfig) -> tuple[str, ...]:
+    """Targets that mean exactly these layers."""
+    return tuple(shortest_names(layers, linear_layers(config)))
+
+
+def shortest_names(chosen: Collection[str], everything: Collection[str]) -> list[str]:
+    """Last parts of the names of modules that mean exactly the chosen ones, as few parts as that takes."""
+    for count in range(1, 8):
+        short = list(dict.fromkeys(".".join(name.split(".")[-count:]) for name in chosen))
+        if {name for name in everything if any(is_named(name, s) for s in short)} == set(chosen):
+            return short
+    return list(chosen)
 
 
 def is_named(layer: str, target: str) -> bool:
@@ -104,8 +125,8 @@ def is_named(layer: str, target: str) -> bool:
 
 def num_trained(spec: LoRA, config: ModelConfig) -> int:
     """How many numbers are trained."""
-    shapes = linear_layers(config)
-    return sum(
-        spec.rank * (shapes[name][0] + shapes[name][1]) + (shapes[name][1] if spec.decomposed else 0)
-        for name in targeted(spec, config)
+    layers = linear_layers(config)
+    beside = sum(
+        spec.rank * sum(layers[name]) + (layers[name][1] if spec.decomposed else 0) for name in targeted(spec, config)
     )
+    return beside + sum(math.prod(shapes(config)[name]) for name in trained_whole(config))

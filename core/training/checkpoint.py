@@ -109,10 +109,10 @@ def write_model(directory: Path, model: Transformer, tokenizer: Tokenizer, adapt
     """
     directory.mkdir(parents=True)
     tokenizer.save(directory)
-    if adapter is not None:
-        save_adapter(adapter, directory, task_type="CAUSAL_LM")
-        return
-    save_weights(model, directory)
+    if adapter is None:
+        save_weights(model, directory)
+    else:
+        save_adapter(adapter, directory, model.config)
     write_model_config(
         directory,
         model.config,

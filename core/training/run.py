@@ -18,7 +18,7 @@ import torch
 
 from core import child
 from core.adapters.attach import Attached, attach_to
-from core.adapters.peft_directory import load_adapter_weights, load_merged
+from core.adapters.peft_directory import load_adapter, load_merged
 from core.adapters.spec import LoRA
 from core.child import Stop
 from core.data.batches import Batches, Corrupt, RowBatch, validation_batches
@@ -150,7 +150,7 @@ def put_adapter(spec: TrainSpec, adapter: LoRA, plan: Plan, inputs: RunInputs) -
     attached = attach_to(model, adapter, seed=spec.seed, dtype=dtype, base=inputs.base)
     before = inputs.checkpoint / "model" if inputs.checkpoint else inputs.adapter
     if before is not None:
-        attached.load(load_adapter_weights(before))
+        load_adapter(attached, before, model.config)
     return model.to(plan.device), attached
 
 

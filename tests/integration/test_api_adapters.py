@@ -59,7 +59,7 @@ def offered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec, base = LoRA(rank=4, targets=["q_proj", "up_proj"]), AdapterBase(model="org/base", manifest_sha256="0")
     adapter = attach_to(model, spec, dtype=torch.float32, base=base)
     fill(adapter)
-    save_adapter(adapter, folder / "adapter", task_type="CAUSAL_LM")
+    save_adapter(adapter, folder / "adapter", model.config)
     (folder / "adapter" / "base.json").unlink()  # others know nothing of it
     return folder
 
@@ -182,7 +182,7 @@ def test_an_adapter_whose_base_is_not_there(lab: Api, offered: Path) -> None:
         (lambda f: edit(f, peft_type="IA3"), "IA3"),
         (lambda f: edit(f, r=5), "rank 5"),
         (lambda f: edit(f, use_dora=True), "lora_magnitude_vector"),
-        (lambda f: edit(f, modules_to_save=["lm_head"]), "modules_to_save"),
+        (lambda f: edit(f, bias="all"), "bias"),
         (lambda f: (f / "adapter_model.safetensors").unlink(), "adapter_model.safetensors"),
         (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x80\x02pickle" * 9), "adapter_model.safetensors"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "not JSON"),

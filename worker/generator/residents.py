@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from core.adapters.peft_directory import load_merged
+from core.adapters.peft_directory import adapter_config, load_merged
 from core.data.renderer import Renderer
 from core.data.tokenizer import Tokenizer
 from core.errors import CapacityExceeded, InvalidRequest
@@ -146,7 +146,7 @@ class Residents:
     async def _load(self, model: ServedModel) -> Resident:
         async with self._one_at_a_time:
             place = await asyncio.to_thread(_find, self._storage, model)
-            config = await asyncio.to_thread(read_model_config, place.whole / "model")
+            config = await asyncio.to_thread(_config, place)
             planned = footprint(config, memory_bytes=self._memory_bytes)
             self._make_room(planned.num_bytes)
             resident = await asyncio.to_thread(_read, model, place, config, planned, self._device)
@@ -192,6 +192,11 @@ class Place:
 def _find(storage: Storage, model: ServedModel) -> Place:
     own = storage.directory(model.storage_key)
     return Place(own, storage.directory(model.base.storage_key) if model.base else own)
+
+
+def _config(place: Place) -> ModelConfig:
+    """An adapter's own where it has one: its head may be another than the base's."""
+    return adapter_config(place.own / "model") or read_model_config(place.whole / "model")
 
 
 def _read(model: ServedModel, place: Place, config: ModelConfig, planned: Footprint, device: str) -> Resident:

@@ -5,24 +5,37 @@ import torch
 from torch import nn
 
 from core.adapters.spec import LoRA
-from core.adapters.targets import linear_layers, num_trained, resolved, targeted
+from core.adapters.targets import linear_layers, num_trained, resolved, shortest_names, targeted, trained_whole
 from core.errors import InvalidRequest
 from core.models.config import Dimensions, ModelConfig
 from core.models.transformer import Transformer
+from tests.unit.core.models.tiny import ALL, Case
 
 DIMENSIONS = Dimensions(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, context_length=16)
 CONFIG = ModelConfig.from_dimensions("llama", DIMENSIONS, vocab_size=61)
 
 
-def test_the_table_is_what_the_models_have() -> None:
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_the_table_is_what_the_models_have(case: Case) -> None:
     with torch.device("meta"):
-        model = Transformer(CONFIG)
+        model = Transformer(case.config())
     found = {
         name: (module.in_features, module.out_features)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name != "lm_head"
+        if isinstance(module, nn.Linear) and not name.startswith(("lm_head", "head", "transform"))
     }
-    assert linear_layers(CONFIG) == found
+    assert linear_layers(model.config) == found
+    heads = {name for name, _ in model.named_parameters() if name.startswith(("head.", "transform."))}
+    assert set(trained_whole(model.config)) == heads
+
+
+def test_dora_takes_joined_matrices_together() -> None:
+    config = Case("gpt2").config()
+    resolved(LoRA(rank=4, targets=["q_proj"]), config)
+    resolved(LoRA(rank=4, decomposed=True, targets=["q_proj", "k_proj", "v_proj", "up_proj"]), config)
+    with pytest.raises(InvalidRequest, match="q_proj, k_proj, v_proj together") as refused:
+        resolved(LoRA(rank=4, decomposed=True, targets=["q_proj"]), config)
+    assert refused.value.param == "adapter.targets"
 
 
 def test_all_linear_layers_by_default() -> None:
@@ -62,3 +75,16 @@ def test_trained_numbers_are_counted() -> None:
     spec = LoRA(rank=4, targets=["q_proj", "k_proj"])
     assert num_trained(spec, CONFIG) == 2 * (4 * (32 + 32) + 4 * (32 + 16))
     assert num_trained(spec.model_copy(update={"decomposed": True}), CONFIG) == 2 * (4 * 112 + 32 + 16)
+
+
+def test_a_head_counts_as_trained() -> None:
+    config = Case("bert", head={"head": "span"}).config()
+    beside = num_trained(LoRA(rank=4), Case("bert", head={"head": "embedding"}).config())
+    assert num_trained(LoRA(rank=4), config) == beside + 32 * 2 + 2
+
+
+def test_names_are_as_short_as_they_can_be() -> None:
+    everything = ["a.0.q", "a.1.q", "a.0.out.d", "a.1.out.d", "pool.d"]
+    assert shortest_names(["a.0.q", "a.1.q"], everything) == ["q"]
+    assert shortest_names(["a.0.out.d", "a.1.out.d"], everything) == ["out.d"]
+    assert shortest_names(["a.1.q"], everything) == ["1.q"]
