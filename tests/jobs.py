@@ -28,8 +28,16 @@ def add_project(database: Database, name: str = "lab") -> str:
     return project.id
 
 
-def add_file(database: Database, storage: Storage, project_id: str, text: str, *, filename: str = "text.txt") -> str:
-    """A file of plain text or JSONL, as an upload leaves it."""
+def add_file(
+    database: Database,
+    storage: Storage,
+    project_id: str,
+    text: str,
+    *,
+    filename: str = "text.txt",
+    format: str | None = None,
+) -> str:
+    """A file of plain text or JSONL (chat unless said otherwise), as an upload leaves it."""
     file_id = new_id("file-")
     with storage.writing(f"files/{file_id}") as file:
         file.write(text.encode())
@@ -40,7 +48,7 @@ def add_file(database: Database, storage: Storage, project_id: str, text: str, *
         purpose="fine-tune",
         size_bytes=len(text.encode()),
         sha256=hashlib.sha256(text.encode()).hexdigest(),
-        format="chat" if filename.endswith(".jsonl") else "text",
+        format=format or ("chat" if filename.endswith(".jsonl") else "text"),
         status="processed",
         storage_key=f"files/{file_id}",
     )
