@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from core.data import statistics
 from core.data.mixture import Mixture
 from core.data.packing import Rows, pack
@@ -11,6 +13,7 @@ from core.data.tokenizer import Tokenizer
 from core.errors import InvalidData
 from core.events import Warned
 from core.job_spec import TrainSpec
+from core.objectives.kto import KTO
 from core.run_dir import RunDir
 from core.training.plan import Preparation
 
@@ -33,6 +36,8 @@ def facts(
     if not supervised:
         raise _nothing_to_learn(train, length)
     _warn(run_dir, rows, length)
+    if isinstance(spec.objective, KTO):
+        _warn_of_one_side(run_dir, train)
     held = None if recipe.validation is None else datasets[recipe.validation]
     num_validation_rows = 0
     if held is not None:
@@ -88,6 +93,12 @@ def _warn(run_dir: RunDir, rows: Sequence[Rows], length: int) -> None:
                 "Raise data.sequence_length, or shorten the prompts",
             )
         )
+
+
+def _warn_of_one_side(run_dir: RunDir, train: Sequence[TokenDataset]) -> None:
+    if len({float(label) for dataset in train for label in np.unique(dataset.labels)}) == 1:
+        message = "all answers have the same label; only the difference between good and bad ones says what to learn"
+        run_dir.report(Warned(code="one_label", message=message))
 
 
 def _refuse_or_warn_without_validation(run_dir: RunDir, spec: TrainSpec) -> None:

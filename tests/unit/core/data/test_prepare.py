@@ -278,6 +278,27 @@ def test_a_teacher_must_mean_the_same_by_every_id(write: Write, job: Make, train
     )
 
 
+def judged(path: Path) -> dict[str, Any]:
+    return text_spec(path) | {
+        "objective": {"kind": "kto"},
+        "model": {"init": "pretrained", "from": "m"},
+        "data": {"train": [{"file": f"file-{path.name}"}], "format": "kto", "sequence_length": 64},
+    }
+
+
+@pytest.mark.parametrize(("labels", "warned"), [([True, False], []), ([True, True], ["one_label"])])
+def test_judged_answers_are_lanes_with_a_label(write: Write, job: Make, labels: list[bool], warned: list[str]) -> None:
+    rows = [{"prompt": "a", "completion": "b" * (n + 1), "label": label} for n, label in enumerate(labels)]
+    path = write("a.jsonl", rows)
+    run = job(MODULE, judged(path), [path])
+    facts = prepared(run)
+    data = dataset(run, facts.train[0])
+    assert data.labels.tolist() == [[float(label)] for label in labels]
+    assert data[1].sequences[0].ids == [*b"abb", 256]
+    assert facts.num_supervised_tokens == 5
+    assert [event.code for event in run.events() if isinstance(event, Warned)] == warned
+
+
 def test_a_missing_file_is_an_internal_error_with_a_trace(write: Write, job: Make) -> None:
     path = write("a.jsonl", [{"text": "a"}])
     run = job(MODULE, text_spec(path), [path])
