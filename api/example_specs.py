@@ -47,3 +47,12 @@ GRADER: dict[str, Any] = {
     },
     "calculate_output": "0.8 * right + 0.2 * short",
 }
+REINFORCE: dict[str, Any] = {
+    "kind": "train",
+    "suffix": "solver",
+    "model": {"init": "pretrained", "from": MODEL},
+    "data": {"train": [{"file": FILE}], "validation": {"fraction": 0.05}},
+    "objective": {"kind": "grpo", "grader": GRADER, "copies": 8, "max_tokens": 128},
+    "budget": {"steps": 200},
+    "stop": {"metric": "validation_reward", "target": 0.9},
+}

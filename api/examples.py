@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api.example_specs import FILE, FINE_TUNE, GRADER, MODEL, TOKENIZER, TRAIN
+from api.example_specs import FILE, FINE_TUNE, GRADER, MODEL, REINFORCE, TOKENIZER, TRAIN
 
 _JOB = "job_7GkX2vQmB9sTnY4hLwRzPc1E"
 _AT = 1795488741.057
@@ -281,6 +281,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/jobs": {
         "pretrain": {"summary": "from random weights", "value": TRAIN},
         "fine-tune": {"summary": "from a model", "value": FINE_TUNE},
+        "reinforce": {"summary": "from answers that a grader judges", "value": REINFORCE},
         "tokenizer": {"summary": "train a tokenizer", "value": TOKENIZER},
     },
     "POST /v1/jobs/{job_id}/clone": {"faster": {"value": {"optimizer": {"learning_rate": 0.002}, "seed": 8}}},

@@ -1,11 +1,21 @@
 """OpenAI's fine-tuning words and ours, both ways: the one place where a request is translated into a `JobSpec`."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from api import views
 from api.faults import parse_spec
+from api.fine_tuning_methods import (
+    COPIES,
+    DPO,
+    EFFORTS,
+    Hyperparameters,
+    Method,
+    Reinforcement,
+    ReinforcementHyperparameters,
+    Supervised,
+)
 from api.schemas import Out
 from core.errors import CoreError, InvalidRequest, NotFound
 from core.job_spec import Metadata, Reference, Suffix, TrainSpec
@@ -31,54 +41,15 @@ METRICS = {
     "train_token_accuracy": "train_mean_token_accuracy",
     "train_reward_accuracy": "train_mean_reward_accuracy",
     "train_reward_margin": "train_mean_reward_margin",
+    "train_reward": "train_mean_reward",
     "validation_loss": "full_valid_loss",
     "validation_token_accuracy": "full_valid_mean_token_accuracy",
     "validation_reward_accuracy": "full_valid_mean_reward_accuracy",
     "validation_reward_margin": "full_valid_mean_reward_margin",
+    "validation_reward": "full_valid_mean_reward",
 }
-METHODS = {"dpo": "dpo"}
+METHODS = {"dpo": "dpo", "grpo": "reinforcement"}
 """objectives by what they are called there; all others are shown as `supervised`"""
-
-Auto = Literal["auto"]
-
-
-class Hyperparameters(Spec):
-    n_epochs: Auto | Annotated[int, Field(ge=1, le=1000)] = "auto"
-    batch_size: Auto | Annotated[int, Field(ge=1, le=65536)] = "auto"
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0.0, le=1000.0)] = "auto"
-
-
-class Supervised(Spec):
-    hyperparameters: Hyperparameters = Hyperparameters()
-
-
-class DPOHyperparameters(Hyperparameters):
-    beta: Auto | Annotated[float, Field(gt=0.0, le=2.0)] = "auto"
-
-
-class DPO(Spec):
-    hyperparameters: DPOHyperparameters = DPOHyperparameters()
-
-
-class Method(Spec):
-    type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised | None = None
-    dpo: DPO | None = None
-    reinforcement: Any = None
-
-    @model_validator(mode="after")
-    def _settings_of_its_type(self) -> Self:
-        given = {name for name in ("supervised", "dpo", "reinforcement") if getattr(self, name) is not None}
-        if wrong := given - {self.type}:
-            raise ValueError(
-                f"the type is {self.type!r}, but `{wrong.pop()}` is given; give `{self.type}` its settings"
-            )
-        return self
-
-    @property
-    def hyperparameters(self) -> Hyperparameters | None:
-        settings = {"supervised": self.supervised, "dpo": self.dpo}.get(self.type)
-        return settings.hyperparameters if settings else None
 
 
 class FineTuningRequest(Spec):
@@ -93,16 +64,13 @@ class FineTuningRequest(Spec):
     integrations: list[Any] | None = None
 
     @property
-    def chosen(self) -> Hyperparameters:
-        given = self.method.hyperparameters if self.method else None
-        return given or self.hyperparameters or Hyperparameters()
+    def settings(self) -> Supervised | DPO | Reinforcement:
+        return self.method.settings if self.method else Supervised()
 
     @property
-    def objective(self) -> dict[str, Any]:
-        if self.method is None or self.method.type == "supervised":
-            return {"kind": "supervised"}
-        beta = self.method.dpo.hyperparameters.beta if self.method.dpo else "auto"
-        return {"kind": "dpo"} if beta == "auto" else {"kind": "dpo", "beta": beta}
+    def chosen(self) -> Hyperparameters:
+        is_old_way = self.method is None or self.method.given is None
+        return self.hyperparameters if is_old_way and self.hyperparameters else self.settings.hyperparameters
 
 
 class FineTuningError(Out):
@@ -165,12 +133,6 @@ def check_available(request: FineTuningRequest) -> None:
             param="integrations",
             hint="GET /v1/jobs/{id}/metrics has every series, and /metrics has figures for Prometheus.",
         )
-    if request.method is not None and request.method.type == "reinforcement":
-        raise InvalidRequest(
-            f"The method {request.method.type!r} is not available yet; `supervised` and `dpo` are.",
-            code="method_not_available",
-            param="method.type",
-        )
 
 
 def spec_of(request: FineTuningRequest, base: Servable) -> TrainSpec:
@@ -184,7 +146,7 @@ def spec_of(request: FineTuningRequest, base: Servable) -> TrainSpec:
         "model": {"init": "pretrained", "from": base.name},
         # A batch is counted in examples there: one example a row.
         "data": {"train": [{"file": request.training_file}], "packing": "none"},
-        "objective": request.objective,
+        "objective": request.settings.objective,
         "budget": {"epochs": EPOCHS if chosen.n_epochs == "auto" else chosen.n_epochs},
     }
     if request.validation_file is not None:
@@ -192,8 +154,10 @@ def spec_of(request: FineTuningRequest, base: Servable) -> TrainSpec:
     if chosen.batch_size != "auto":
         body["batch"] = {"sequences": chosen.batch_size}
     if chosen.learning_rate_multiplier != "auto":
-        usual = usual_learning_rate(request.objective["kind"], base.config)
+        usual = usual_learning_rate(request.settings.objective["kind"], base.config)
         body["optimizer"] = {"learning_rate": min(1.0, usual * chosen.learning_rate_multiplier)}
+    if isinstance(chosen, ReinforcementHyperparameters) and chosen.eval_interval != "auto":
+        body["evaluation"] = {"every": chosen.eval_interval}
     spec = parse_spec(body)
     assert isinstance(spec, TrainSpec)
     return spec
@@ -271,7 +235,7 @@ def job(row: tables.Job, *, result_files: list[str] | None = None) -> FineTuning
         estimated_finish=None if eta is None or row.progress_at is None else int(row.progress_at + eta),
         integrations=[],
         metadata=row.metadata_,
-        method={"type": method, method: {"hyperparameters": settings}},
+        method={"type": method, method: _method(spec["objective"]) | {"hyperparameters": settings}},
     )
 
 
@@ -325,7 +289,22 @@ def _hyperparameters(row: tables.Job) -> dict[str, Any]:
         "batch_size": spec["batch"]["sequences"],
         "learning_rate_multiplier": round((optimizer.learning_rate or usual) / usual, 4),
     }
-    return shown | ({"beta": objective["beta"]} if objective["kind"] == "dpo" else {})
+    if objective["kind"] == "dpo":
+        shown["beta"] = objective["beta"]
+    if objective["kind"] == "grpo":
+        efforts = {tokens: effort for effort, tokens in EFFORTS.items()}
+        shown |= {
+            "compute_multiplier": objective["copies"] / COPIES,
+            "eval_interval": spec["evaluation"]["every"] or "auto",
+            "eval_samples": objective["validation_copies"],
+            "reasoning_effort": efforts.get(objective["max_tokens"], "default"),
+        }
+    return shown
+
+
+def _method(objective: dict[str, Any]) -> dict[str, Any]:
+    """What a method has beside its hyperparameters."""
+    return {"grader": objective["grader"]} if objective["kind"] == "grpo" else {}
 
 
 def usual_learning_rate(objective: str, model: ModelConfig, optimizer: type[OptimizerSpec] = AdamW) -> float:

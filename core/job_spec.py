@@ -191,6 +191,10 @@ class TrainSpec(Spec):
             check_fit(self.objective.kind, self.data.format)
         if self.stop is not None and self.data.validation is None:
             raise ValueError(f"`stop` watches {self.stop.metric}, but `data.validation` is not given; give it")
+        if self.objective.explores and self.budget.tokens is not None:
+            raise ValueError(
+                "how many tokens the model will write is not known; give `budget` steps, epochs or seconds"
+            )
         watched = [self.stop.metric.removeprefix("validation_")] if self.stop else []
         if unknown := {*(self.evaluation.metrics or ()), *watched} - {*self.objective.metrics}:
             raise ValueError(
@@ -214,9 +218,11 @@ class TrainSpec(Spec):
                 f"give at most {model.context_length}"
             )
         pretrained = isinstance(self.model, PretrainedModel)
+        packing = "none" if self.objective.explores else self.data.packing  # a row of the batch is a prompt
+        changed = {"format": format, "sequence_length": length, "packing": packing}
         return self.model_copy(
             update={
-                "data": self.data.model_copy(update={"format": format, "sequence_length": length}),
+                "data": self.data.model_copy(update=changed),
                 "adapter": self._resolved_adapter(model),
                 "optimizer": self.optimizer.model_copy(
                     update={

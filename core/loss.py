@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOWER_IS_BETTER = frozenset(
-    {"loss", "perplexity", "bits_per_byte", "divergence", "mean_squared_error", "mean_absolute_error"}
+    {
+        "loss",
+        "perplexity",
+        "bits_per_byte",
+        "divergence",
+        "mean_squared_error",
+        "mean_absolute_error",
+        "clipped",
+        "ungraded",
+    }
 )
 """metrics; of all others, more is better"""
 
@@ -90,7 +99,34 @@ class TeacherStats:
     """nats, both distributions at the objective's temperature"""
 
 
-Stats = TokenStats | LabelStats | PairStats | JudgedStats | ScoreStats | TeacherStats
+@dataclass(frozen=True)
+class AnswerStats:
+    """Answers that the model wrote itself and a grader judged, and how likely their tokens are now, fp32."""
+
+    logp_N: Tensor
+    """log-probability of each token of the answers, at the temperature that they were drawn at"""
+    drawn_logp_N: Tensor
+    """the same when it was drawn"""
+    reference_logp_N: Tensor
+    """the same under the reference; `logp_N` without its gradient where the objective needs none"""
+    answer_N: Tensor
+    """int64: which answer a token belongs to"""
+    advantage_E: Tensor
+    """how much better than the others of its group; in a validation, the reward"""
+    reward_E: Tensor
+    deviation_E: Tensor
+    """standard deviation of the rewards of its group"""
+    tokens_E: Tensor
+    """length, at least 1"""
+    mean_tokens: Tensor
+    """[] over the whole batch"""
+    finished_E: Tensor
+    """1 where the model ended the answer, 0 where it was cut off"""
+    ungraded_E: Tensor
+    """1 where the grader gave an error instead of a reward"""
+
+
+Stats = TokenStats | LabelStats | PairStats | JudgedStats | ScoreStats | TeacherStats | AnswerStats
 
 
 @dataclass(frozen=True)
@@ -138,6 +174,8 @@ class ObjectiveSpec(Spec):
     """long texts are cut into windows that each fit a row"""
     names_labels: ClassVar[bool] = False
     """its labels have names, which are found in the data unless the model has them already"""
+    explores: ClassVar[bool] = False
+    """the data are prompts; the model writes the answers that it learns from (core/training/rollouts.py)"""
     relative_rate: ClassVar[float] = 1.0
     """default learning rate, over that of pretraining and of supervised fine-tuning"""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
@@ -157,6 +195,11 @@ class ObjectiveSpec(Spec):
     def needs_reference(self) -> bool:
         """It compares with the model that training starts from."""
         return False
+
+    @property
+    def rows_per_sequence(self) -> int:
+        """Rows that are computed for each row of the batch."""
+        return 1
 
     @property
     def corrupts(self) -> bool:

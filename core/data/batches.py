@@ -64,15 +64,20 @@ class RowBatch:
     """float32; 0 behind a row's last example"""
     documents_BE: Tensor
     """int64: which example, numbered through all datasets; -1 behind a row's last"""
+    drawn_logp_BT: Tensor | None = None
+    """float32: of targets that the model drew itself, their log-probability then (the first lane's)"""
 
     def __len__(self) -> int:
         return len(self.documents_BE)
 
     def rows(self, rows: slice, *, device: torch.device | str = "cpu") -> "RowBatch":
         """Some rows, on a device."""
+        lanes = tuple(lane.rows(rows, device=device) for lane in self.lanes)
+        drawn_BT = self.drawn_logp_BT
         return replace(
             self,
-            lanes=tuple(lane.rows(rows, device=device) for lane in self.lanes),
+            lanes=lanes,
+            drawn_logp_BT=None if drawn_BT is None else drawn_BT[rows, : lanes[0].ids_BT.shape[1]].to(device),
             labels_BEC=self.labels_BEC[rows].to(device),
             documents_BE=self.documents_BE[rows],
         )

@@ -63,7 +63,13 @@ def encode_prompt(tokenizer: Tokenizer, conversation: Conversation, renderer: Re
     Raises:
         InvalidData: the template fails.
     """
-    return _encode(tokenizer, [_script(tokenizer, conversation, renderer, for_training=False)])[0].ids
+    return encode_prompts(tokenizer, [conversation], renderer)[0]
+
+
+def encode_prompts(tokenizer: Tokenizer, conversations: Iterable[Conversation], renderer: Renderer) -> list[list[int]]:
+    """`encode_prompt` for many, tokenized together."""
+    scripts = [_script(tokenizer, conversation, renderer, for_training=False) for conversation in conversations]
+    return [sequence.ids for sequence in _encode(tokenizer, scripts)]
 
 
 @dataclass

@@ -8,6 +8,7 @@ from core.loss import ObjectiveSpec
 from core.objectives.causal_lm import CausalLM
 from core.objectives.distillation import Distillation
 from core.objectives.dpo import DPO
+from core.objectives.grpo import GRPO
 from core.objectives.kto import KTO
 from core.objectives.orpo import ORPO
 from core.objectives.reward import Reward
@@ -15,7 +16,7 @@ from core.objectives.simpo import SimPO
 from core.objectives.supervised import Supervised
 
 Objective = Annotated[
-    CausalLM | Supervised | DPO | ORPO | KTO | SimPO | Reward | Distillation, Field(discriminator="kind")
+    CausalLM | Supervised | DPO | ORPO | KTO | SimPO | Reward | Distillation | GRPO, Field(discriminator="kind")
 ]
 OBJECTIVES: dict[str, type[ObjectiveSpec]] = {
     "causal_lm": CausalLM,
@@ -26,4 +27,5 @@ OBJECTIVES: dict[str, type[ObjectiveSpec]] = {
     "simpo": SimPO,
     "reward": Reward,
     "distillation": Distillation,
+    "grpo": GRPO,
 }

@@ -26,6 +26,7 @@ from core.loss import LOWER_IS_BETTER, Loss
 from core.training import optimizers, random_state
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan
+from core.training.rollouts import RolloutBatches
 from core.training.stats import Forward, Seen, stats_of, survey
 from core.training.sums import Sums
 
@@ -43,7 +44,7 @@ class Run:
     plan: Plan
     forward: Forward
     optimizer: torch.optim.Optimizer
-    batches: Batches
+    batches: Batches | RolloutBatches
     validate: Callable[[], Iterator[RowBatch]] | None
     """a fresh pass over the validation rows"""
     write_samples: Callable[[], Iterable[tuple[str, str]]]

@@ -20,6 +20,8 @@ LIKELIHOOD_BYTES = 300 << 20
 """core.training.likelihood: the probabilities that it keeps, and a few chunks"""
 CPU_TOKENS = 2048
 MAX_MATH_LENGTH = 512
+ROLLOUT_SLOTS = 32
+"""answers that a model writes at once to learn from them"""
 
 
 class Preparation(Spec):
@@ -115,7 +117,8 @@ def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot, *, reference: M
     On a CPU no more than keeps its caches useful: larger ones were not faster. An estimate from shapes, not a probe: it
     must not depend on what is free at the moment. Its constants are peak memory as it was measured, in bytes.
     """
-    sequences, length = spec.batch.sequences or 1, spec.data.sequence_length or model.context_length
+    sequences = (spec.batch.sequences or 1) * spec.objective.rows_per_sequence
+    length = spec.data.sequence_length or model.context_length
     lanes = len(spec.objective.predicts)
     is_bf16 = spec.precision == "bf16"
     per_layer = (58 if is_bf16 else 84) * model.hidden_size + (8 if is_bf16 else 16) * model.intermediate_size
@@ -125,11 +128,19 @@ def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot, *, reference: M
         per_token += scores * (model.num_layers * (6 if is_bf16 else 4) + 20)
     state = 8 * model.num_parameters() + spec.optimizer.state_bytes(_shapes(model))  # fp32 weights and gradients
     fixed = PROCESS_BYTES + LIKELIHOOD_BYTES + state + 4 * (reference.num_parameters() if reference else 0)
+    if spec.objective.explores:
+        fixed += _rollout_bytes(model, length, item_bytes=2 if is_bf16 else 4)
     budget = 0.8 * (spec.resources.memory_bytes or slot.memory_bytes) - fixed
     fits = int(budget // (per_token * length * lanes))
     if slot.device == "cpu":
         fits = min(fits, CPU_TOKENS // (length * lanes))
     return max(1, min(sequences, fits))
+
+
+def _rollout_bytes(model: ModelConfig, length: int, *, item_bytes: int) -> int:
+    """A copy of the model, and the keys and values of the answers that it writes."""
+    keys_and_values = 2 * model.num_layers * model.num_kv_heads * model.head_dim * length * ROLLOUT_SLOTS
+    return item_bytes * (model.num_parameters() + keys_and_values)
 
 
 def _shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -25,16 +25,19 @@ from core.data.batches import Batches, Corrupt, RowBatch, validation_batches
 from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
 from core.events import Entered, Resumed, Started
+from core.graders.sandbox import Sandbox
 from core.job_spec import RandomModel, TrainSpec
 from core.loss import Specials
 from core.models.transformer import Transformer
 from core.models.weights import load_model
 from core.objectives import Objective
+from core.objectives.grpo import GRPO
 from core.optimizers import AdamW
 from core.run_dir import PLAN, PREPARATION, SPEC, RunDir, RunInputs
 from core.training import checkpoint, loop, optimizers, samples
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan, Preparation
+from core.training.rollouts import RolloutBatches, Writer, validation_rollouts
 from core.training.stats import Forward
 
 CHECKPOINTS = "checkpoints"
@@ -55,19 +58,20 @@ def main(run_dir: RunDir, stop: Stop) -> None:
     progress, resumed = Progress(micro_batch=plan.micro_batch), None
     if inputs.checkpoint is not None:
         progress, resumed = resume(inputs.checkpoint, plan, model, optimizer)
-    run = assemble(spec, plan, inputs, run_dir, model, adapter, optimizer, tokenizer, stop)
-    run_dir.report(
-        Started(
-            step=progress.step,
-            total_steps=plan.total_steps,
-            parameters=model.config.num_parameters(),
-            device=plan.device_name,
+    with Sandbox() as sandbox:
+        run = assemble(spec, plan, inputs, run_dir, model, adapter, optimizer, tokenizer, stop, sandbox)
+        run_dir.report(
+            Started(
+                step=progress.step,
+                total_steps=plan.total_steps,
+                parameters=model.config.num_parameters(),
+                device=plan.device_name,
+            )
         )
-    )
-    if resumed is not None:
-        run_dir.report(resumed)
-    for event in loop.train(run, progress):
-        run_dir.report(event)
+        if resumed is not None:
+            run_dir.report(resumed)
+        for event in loop.train(run, progress):
+            run_dir.report(event)
 
 
 def obey(plan: Plan, seed: int) -> None:
@@ -173,6 +177,7 @@ def assemble(
     optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer,
     stop: Stop,
+    sandbox: Sandbox,
 ) -> loop.Run:
     """Open the data and hand everything to the loop."""
     preparation = Preparation.model_validate(run_dir.read_json(PREPARATION))
@@ -182,7 +187,7 @@ def assemble(
 
     def validate() -> Iterator[RowBatch]:
         assert held_out is not None
-        return validation_batches(
+        rows = validation_batches(
             held_out,
             length=length,
             packing=spec.data.packing,
@@ -190,6 +195,7 @@ def assemble(
             predicts=objective.predicts,
             corrupt=corrupt,
         )
+        return validation_rollouts(rows, held_out, writer) if writer else rows
 
     def save(progress: Progress) -> SavedCheckpoint:
         return checkpoint.save(
@@ -202,27 +208,30 @@ def assemble(
             made_with=made_with(plan, progress.micro_batch),
         )
 
+    forward = Forward(
+        model=model,
+        reference=load_reference(plan, inputs),
+        precision=plan.precision,
+        attention=plan.attention,
+        adapter=adapter if objective.needs_reference and inputs.reference is None else None,
+    )
+    batches = Batches(
+        [TokenDataset.open(inputs.datasets[name]) for name in preparation.train],
+        [source.weight for source in spec.data.train],
+        length=length,
+        packing=spec.data.packing,
+        sequences=spec.batch.sequences or 1,
+        seed=spec.seed,
+        predicts=objective.predicts,
+        corrupt=corrupt,
+    )
+    writer = Writer(objective, forward, tokenizer, sandbox, length=length) if isinstance(objective, GRPO) else None
     return loop.Run(
         spec=spec,
         plan=plan,
-        forward=Forward(
-            model=model,
-            reference=load_reference(plan, inputs),
-            precision=plan.precision,
-            attention=plan.attention,
-            adapter=adapter if objective.needs_reference and inputs.reference is None else None,
-        ),
+        forward=forward,
         optimizer=optimizer,
-        batches=Batches(
-            [TokenDataset.open(inputs.datasets[name]) for name in preparation.train],
-            [source.weight for source in spec.data.train],
-            length=length,
-            packing=spec.data.packing,
-            sequences=spec.batch.sequences or 1,
-            seed=spec.seed,
-            predicts=objective.predicts,
-            corrupt=corrupt,
-        ),
+        batches=RolloutBatches(batches, writer) if writer else batches,
         validate=validate if held_out is not None and preparation.num_validation_rows else None,
         write_samples=lambda: samples.write(model, tokenizer, held_out, spec.evaluation.samples, seed=spec.seed),
         save=save,

@@ -141,13 +141,88 @@ def test_what_does_not_fit_dpo_is_named(tuned: Api) -> None:
     assert "`supervised` is given" in refused(tuned, method=mixed)["message"]
 
 
+PROMPTS = "".join(
+    json.dumps({"messages": [{"role": "user", "content": f"{n} + 1?"}], "reference_answer": str(n + 1)}) + "\n"
+    for n in range(12)
+)
+EXACT = {
+    "type": "string_check",
+    "name": "exact",
+    "operation": "eq",
+    "input": "{{sample.output_text}}",
+    "reference": "{{item.reference_answer}}",
+}
+
+
+def reinforcement(grader: Any = EXACT, **hyperparameters: Any) -> dict[str, Any]:
+    return {"type": "reinforcement", "reinforcement": {"grader": grader, "hyperparameters": hyperparameters}}
+
+
+def test_prompts_and_a_grader_become_a_grpo_job(tuned: Api) -> None:
+    prompts = tuned.put(PROMPTS, filename="prompts.jsonl")["id"]
+    given = reinforcement(
+        n_epochs=2,
+        batch_size=4,
+        learning_rate_multiplier=2.0,
+        compute_multiplier=0.5,
+        eval_interval=3,
+        eval_samples=2,
+        reasoning_effort="low",
+    )
+    made = create(tuned, training_file=prompts, validation_file=prompts, method=given)
+    assert made["method"] == given
+    job = tuned.http.get(f"/v1/jobs/{made['id'].replace('ftjob-', 'job_')}").json()
+    objective = job["spec"]["objective"]
+    assert {
+        "kind": "grpo",
+        "grader": EXACT,
+        "copies": 4,
+        "validation_copies": 2,
+        "max_tokens": 128,
+    } | objective == objective
+    assert job["spec"]["data"] | {"format": "graded", "packing": "none"} == job["spec"]["data"]
+    assert (job["spec"]["batch"], job["spec"]["evaluation"]["every"]) == ({"sequences": 4}, 3)
+    usual = default_learning_rate(CONFIG.num_parameters(), pretrained=True)
+    assert job["spec"]["optimizer"]["learning_rate"] == pytest.approx(0.2 * usual, rel=1e-2)
+    assert tuned.http.get(f"/v1/fine_tuning/jobs/{made['id']}").json() == made
+
+
+@pytest.mark.parametrize("given", [{}, {"n_epochs": "auto", "compute_multiplier": "auto", "eval_samples": "auto"}])
+def test_auto_of_reinforcement_is_resolved(tuned: Api, given: dict[str, Any]) -> None:
+    prompts = tuned.put(PROMPTS, filename="prompts.jsonl")["id"]
+    made = create(tuned, training_file=prompts, method=reinforcement(**given))
+    assert made["hyperparameters"] == {
+        "n_epochs": 3,
+        "batch_size": 8,
+        "learning_rate_multiplier": 1.0,
+        "compute_multiplier": 1.0,
+        "eval_interval": "auto",
+        "eval_samples": 1,
+        "reasoning_effort": "medium",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "param", "says"),
+    [
+        ({"type": "reinforcement"}, "method", 'give at least {"grader"'),
+        (reinforcement({}), "method.reinforcement.grader.type", "is missing"),
+        (reinforcement(EXACT | {"input": "{{x}}"}), "method.reinforcement.grader.input", "no place to fill"),
+        (reinforcement({"type": "score_model", "name": "j"}), "method.reinforcement.grader", "not available yet"),
+        (reinforcement(compute_multiplier=0), "method.reinforcement.hyperparameters.compute_multiplier", "greater"),
+        (reinforcement(), "training_file", "'grpo' cannot learn from data in format 'chat'"),
+    ],
+)
+def test_what_does_not_fit_reinforcement_is_named(tuned: Api, method: Any, param: str, says: str) -> None:
+    error = refused(tuned, method=method)
+    assert says in error["message"]
+    assert error["param"].startswith(param)
+
+
 def test_what_is_not_available_is_named(tuned: Api) -> None:
     wandb = [{"type": "wandb", "wandb": {"project": "p"}}]
     error = refused(tuned, integrations=wandb)
     assert (error["code"], error["param"]) == ("integrations_not_available", "integrations")
-    error = refused(tuned, method={"type": "reinforcement", "reinforcement": {"grader": {}}})
-    assert (error["code"], error["param"]) == ("method_not_available", "method.type")
-    assert "`supervised` and `dpo`" in error["message"]
     assert refused(tuned, method={"type": "magic"})["param"] == "method.type"
     assert refused(tuned, colour="red")["message"].startswith("Unknown field `colour`")
 

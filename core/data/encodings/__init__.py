@@ -7,9 +7,18 @@ one `TokenExample`, a long text may become several.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core.data.encodings import completion, conversation, judged, preference, text
+from core.data.encodings import completion, conversation, graded, judged, preference, text
 from core.data.encodings.encoder import Encoder
-from core.data.examples import Conversation, Document, Example, Judged, Preference, PromptCompletion, TokenExample
+from core.data.examples import (
+    Conversation,
+    Document,
+    Example,
+    GradedPrompt,
+    Judged,
+    Preference,
+    PromptCompletion,
+    TokenExample,
+)
 
 Encode = Callable[[Sequence[Any], Encoder], list[list[TokenExample]]]
 ENCODINGS: dict[type, Encode] = {
@@ -18,6 +27,7 @@ ENCODINGS: dict[type, Encode] = {
     Conversation: conversation.encode,
     Preference: preference.encode,
     Judged: judged.encode,
+    GradedPrompt: graded.encode,
 }
 
 

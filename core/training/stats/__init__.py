@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from core.data.batches import RowBatch
-from core.loss import JudgedStats, ObjectiveSpec, PairStats, ScoreStats, TeacherStats, TokenStats
+from core.loss import AnswerStats, JudgedStats, ObjectiveSpec, PairStats, ScoreStats, TeacherStats, TokenStats
 from core.training import random_state
-from core.training.stats import judged, pairs, scores, teacher, tokens
+from core.training.stats import answers, judged, pairs, scores, teacher, tokens
 from core.training.stats.forward import Forward
 from core.training.stats.whole import Seen
 
@@ -22,6 +22,7 @@ STATS: dict[type, Callable[..., Any]] = {
     JudgedStats: judged.compute,
     ScoreStats: scores.compute,
     TeacherStats: teacher.compute,
+    AnswerStats: answers.compute,
 }
 """compute(objective, forward, batch), with `Seen` where there is a survey"""
 

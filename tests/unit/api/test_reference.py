@@ -111,7 +111,7 @@ def test_examples_are_true(name: str) -> None:
 
 
 def test_examples_of_jobs_are_true() -> None:
-    for spec in (examples.TRAIN, examples.FINE_TUNE, examples.TOKENIZER):
+    for spec in (examples.TRAIN, examples.FINE_TUNE, examples.REINFORCE, examples.TOKENIZER):
         JOB_SPEC.validate_python(spec)
 
 

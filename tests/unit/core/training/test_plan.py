@@ -91,6 +91,17 @@ def test_two_lanes_and_a_second_model_take_memory_too() -> None:
     assert micro_batch(pairs, MODEL, SLOT) == 4, "as many tokens at once as with one lane"
 
 
+GRADER = {"type": "string_check", "name": "x", "operation": "eq", "input": "{{sample.output_text}}", "reference": "x"}
+
+
+def test_a_model_that_writes_answers_computes_a_row_for_each_and_needs_room_to_write() -> None:
+    roomy = Slot(device="cuda", device_name="x", threads=2, memory_bytes=64 << 30)
+    explores = spec(objective={"kind": "grpo", "beta": 0.0, "grader": GRADER, "copies": 4})
+    assert micro_batch(explores, MODEL, roomy) == 4 * 32
+    tight = roomy.model_copy(update={"memory_bytes": 2 << 30})
+    assert micro_batch(explores, MODEL, tight) < micro_batch(spec(), MODEL, tight)
+
+
 def test_on_a_cpu_it_is_small_enough_for_the_caches() -> None:
     assert micro_batch(spec(), MODEL, SLOT) == 8
     long = spec(data={"train": [{"file": "file-1"}], "sequence_length": 4096})
