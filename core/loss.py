@@ -1,7 +1,8 @@
 """What an objective is asked for, receives and returns. Tensors are for type checkers only: this module never loads
 torch.
 
-Legend: N positions that carry a loss weight, E examples, C classes or values, all over a micro-batch.
+Legend: N positions that carry a loss weight, E examples, C classes or values, P places of an example, D width of an
+embedding, M candidates; all over a micro-batch unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -126,7 +127,59 @@ class AnswerStats:
     """1 where the grader gave an error instead of a reward"""
 
 
-Stats = TokenStats | LabelStats | PairStats | JudgedStats | ScoreStats | TeacherStats | AnswerStats
+@dataclass(frozen=True)
+class TagStats:
+    """The words of a micro-batch in their order, fp32, and how the tags' names join words to chunks."""
+
+    logits_NC: Tensor
+    tags_N: Tensor
+    """int64, of C"""
+    example_N: Tensor
+    """int64, a number for the example that each word belongs to; neighbouring examples have different ones"""
+    kind_C: Tensor
+    """int64, which kind of chunk a tag is part of; -1: none"""
+    opens_C: Tensor
+    """whether a chunk always begins there"""
+    closes_C: Tensor
+    """whether a chunk always ends there"""
+
+
+@dataclass(frozen=True)
+class SpanStats:
+    """Where each example's answer may begin and end, by place (its P positions, in order), fp32; -inf where it may
+    not. Place 0 stands for no answer."""
+
+    start_logits_EP: Tensor
+    end_logits_EP: Tensor
+    start_E: Tensor
+    """int64, the right place"""
+    end_E: Tensor
+    """int64, inclusive"""
+
+
+@dataclass(frozen=True)
+class EmbeddingStats:
+    """Embeddings of length 1 of all examples of the global batch, fp32; those of this part have gradients."""
+
+    anchors_ND: Tensor
+    candidates_MD: Tensor
+    """the positives in the anchors' order, then negatives"""
+    here_N: Tensor
+    """bool: the example belongs to this part"""
+
+
+Stats = (
+    TokenStats
+    | LabelStats
+    | TagStats
+    | SpanStats
+    | PairStats
+    | JudgedStats
+    | ScoreStats
+    | TeacherStats
+    | AnswerStats
+    | EmbeddingStats
+)
 
 
 @dataclass(frozen=True)
@@ -190,6 +243,11 @@ class ObjectiveSpec(Spec):
         specials: Specials,
     ) -> None:
         """Change one example's inputs in place, anew each time it is shown; not every objective does."""
+
+    @property
+    def many_labels(self) -> bool:
+        """Each of its labels is a yes or no of its own."""
+        return False
 
     @property
     def needs_reference(self) -> bool:

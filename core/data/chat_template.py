@@ -18,7 +18,8 @@ from core.data.chatml import CHATML
 from core.data.examples import Conversation, TokenSequence, Turn
 from core.data.marks import Marks, marks_for, special_strings
 from core.data.renderer import Rendered, Renderer, messages_of
-from core.data.tokenizer import TURN_END, TURN_START, Tokenizer
+from core.data.special_tokens import TURN_END, TURN_START
+from core.data.tokenizer import Tokenizer
 from core.errors import InvalidData
 
 __all__ = ["CHATML", "Renderer", "encode_conversation", "encode_conversations", "encode_prompt", "render"]

@@ -147,6 +147,8 @@ class TokenExample:
     """class probabilities, a value, a span: of the same width in a whole dataset"""
     item: str = ""
     """JSON, for who judges answers"""
+    is_cut: bool = False
+    """some of its text did not fit"""
 
     @classmethod
     def of(cls, ids: list[int], weights: list[float]) -> "TokenExample":

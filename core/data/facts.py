@@ -35,7 +35,8 @@ def facts(
     supervised = round(sum(part * r.supervised for part, r in zip(shown, rows, strict=True)))
     if not supervised:
         raise _nothing_to_learn(train, length)
-    _warn(run_dir, rows, length)
+    cut = sum(dataset.meta.num_cut for dataset in train)
+    _warn(run_dir, rows, length, cut)
     if isinstance(spec.objective, KTO):
         _warn_of_one_side(run_dir, train)
     held = None if recipe.validation is None else datasets[recipe.validation]
@@ -55,7 +56,7 @@ def facts(
         num_documents=sum(len(dataset) for dataset in train),
         unigram_entropy=statistics.entropy(counts),
         bytes_per_token=statistics.bytes_per_token(counts, tokenizer),
-        truncated_documents=sum(r.truncated for r in rows),
+        truncated_documents=sum(r.truncated for r in rows) + cut,
         labels=recipe.encoding.labels,
     )
 
@@ -75,8 +76,9 @@ def _nothing_to_learn(train: Sequence[TokenDataset], length: int) -> InvalidData
     )
 
 
-def _warn(run_dir: RunDir, rows: Sequence[Rows], length: int) -> None:
-    truncated, dropped = sum(r.truncated for r in rows), sum(r.dropped for r in rows)
+def _warn(run_dir: RunDir, rows: Sequence[Rows], length: int, cut: int) -> None:
+    """`cut`: examples that were made to fit before they were packed."""
+    truncated, dropped = sum(r.truncated for r in rows) + cut, sum(r.dropped for r in rows)
     if truncated:
         run_dir.report(
             Warned(

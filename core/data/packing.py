@@ -28,6 +28,7 @@ Packing = Literal["documents", "none"]
 Predicts = tuple[Literal["next", "same"], ...]
 """by lane: what the target of an input is"""
 NEXT: Predicts = ("next",)
+SAME: Predicts = ("same",)
 Ints = NDArray[np.int64]
 EXAMPLES_AT_ONCE = 1 << 14
 

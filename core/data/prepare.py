@@ -92,14 +92,26 @@ def _check_reference(inputs: RunInputs, tokenizer: Tokenizer) -> None:
 
 
 def _label_names(spec: TrainSpec, inputs: RunInputs, progress: Progress) -> tuple[str, ...]:
-    """Those that the model has already, else all that occur in the files, sorted; none where labels have no names."""
+    """Those that the model has already, else all that occur in the files; none where labels have no names.
+
+    Raises:
+        InvalidData: there are too few to tell apart.
+    """
     if not spec.objective.names_labels:
         return ()
     if inputs.config is not None and inputs.config.labels:
         return inputs.config.labels
     progress.enter("reading")
     files = [*inputs.files, *([inputs.validation_file] if inputs.validation_file else [])]
-    return names_of_labels(files)
+    labels = names_of_labels(files)
+    least = 2 if spec.objective.head == "classifier" and not spec.objective.many_labels else 1
+    if 0 < len(labels) < least:
+        raise InvalidData(
+            f"every row has the same label, {labels[0]!r}: there is nothing to tell apart",
+            code="too_few_labels",
+            hint="add rows with other labels",
+        )
+    return labels
 
 
 def _existing(recipe: Recipe, known: Mapping[str, Path]) -> dict[str, TokenDataset]:

@@ -10,6 +10,7 @@ from core.data.formats import FormatName
 from core.data.reader import BadLine, parse, read_records
 from core.data.token_dataset import dataset_hash
 from core.data.tokenizer import Tokenizer
+from core.errors import InvalidData
 from core.job_spec import TrainSpec, ValidationFraction
 from core.models.config import Kind
 from core.objectives import Objective
@@ -17,6 +18,7 @@ from core.run_dir import InputFile, RunInputs
 
 CHAT_FORMATS = ("chat", "alpaca", "sharegpt", "preference", "kto", "graded")
 """whose examples may be rendered by a chat template"""
+MAX_LABELS = 4096
 
 
 @dataclass(frozen=True)
@@ -103,11 +105,22 @@ def is_divisible(encoding: Encoding, formats: Iterable[FormatName]) -> bool:
 
 
 def names_of_labels(files: Iterable[InputFile]) -> tuple[str, ...]:
-    """All classes or tags that occur in the files, sorted."""
+    """All classes or tags that occur in the files, sorted; as numbers where all of them are.
+
+    Raises:
+        InvalidData: there are more than `MAX_LABELS`.
+    """
     found: set[str] = set()
     for file in files:
         for _, record in read_records(file.path, file.filename):
             with suppress(ValueError):  # bad rows are reported when the file is checked
                 if not isinstance(record, BadLine):
                     found.update(labels_of(parse(record, file.format)))
-    return tuple(sorted(found))
+            if len(found) > MAX_LABELS:
+                raise InvalidData(
+                    f"{file.filename} has more than {MAX_LABELS} different labels; are they labels, or texts?",
+                    code="too_many_labels",
+                    param=file.id,
+                )
+    numeric = all(name.isascii() and name.isdigit() for name in found)
+    return tuple(sorted(found, key=lambda name: (int(name), name) if numeric else (0, name)))

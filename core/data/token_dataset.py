@@ -47,6 +47,8 @@ class Meta(Spec):
     """an example longer than a row goes on in the next row (text); else it is cut off (conversations)"""
     num_lanes: int = 1
     num_labels: int = 0
+    num_cut: int = 0
+    """examples of whose texts some did not fit"""
 
 
 class TokenDataset:
@@ -117,7 +119,7 @@ class TokenDatasetWriter:
         self._partial = path.with_name(f".{path.name}.partial")
         self._dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
         self._vocab_size, self._divisible = vocab_size, divisible
-        self._documents = self._tokens = self._supervised = self._labels = 0
+        self._documents = self._tokens = self._supervised = self._labels = self._cut = 0
         self._lanes = 1
         self._all_ones, self._has_targets, self._has_items = True, False, False
 
@@ -147,6 +149,7 @@ class TokenDatasetWriter:
         self._items.write(example.item.encode() + b"\n")
         self._has_items = self._has_items or bool(example.item)
         self._documents += 1
+        self._cut += example.is_cut
 
     def _append_sequence(self, sequence: TokenSequence) -> None:
         ids = np.asarray(sequence.ids, dtype=self._dtype)
@@ -184,6 +187,7 @@ class TokenDatasetWriter:
             divisible=self._divisible,
             num_lanes=self._lanes,
             num_labels=self._labels,
+            num_cut=self._cut,
         )
         (self._partial / META).write_text(meta.model_dump_json(indent=1))
         shutil.rmtree(self.path, ignore_errors=True)

@@ -19,37 +19,24 @@ from typing import Any
 import tokenizers
 
 from core.data.chatml import CHATML
+from core.data.special_tokens import (
+    CLASSES,
+    END_OF_TEXT,
+    END_OF_TEXTS,
+    INFILLINGS,
+    MASKS,
+    PAD,
+    SENTINELS,
+    SEPARATORS,
+    SPECIALS,
+    TURN_ENDS,
+)
 from core.data.words import WordCache, splits_into_words
 from core.errors import InvalidData
-
-END_OF_TEXT = "<|endoftext|>"
-PAD = "<|pad|>"
-TURN_START = "<|im_start|>"
-TURN_END = "<|im_end|>"
-FIM_PREFIX = "<|fim_prefix|>"
-FIM_MIDDLE = "<|fim_middle|>"
-FIM_SUFFIX = "<|fim_suffix|>"
-MASK = "<|spare_0|>"
-"""the tokenizers that are made here have no other"""
-SPECIALS = (
-    END_OF_TEXT,
-    PAD,
-    TURN_START,
-    TURN_END,
-    FIM_PREFIX,
-    FIM_MIDDLE,
-    FIM_SUFFIX,
-    *(f"<|spare_{i}|>" for i in range(64)),
-)
-"""what every tokenizer that is made here reserves, in this order"""
 
 WORTH_CACHING = 1 << 16
 MAX_AT_ONCE = 1 << 20
 _LINE_END = re.compile(r"(?<=\S)\n(?=[^\W\d_])")
-
-# Chat models of others name the end of a turn in these ways (ChatML, Llama 3, Gemma, Phi 3).
-_TURN_ENDS = (TURN_END, "<|eot_id|>", "<end_of_turn>", "<|end|>")
-_END_OF_TEXTS = (END_OF_TEXT, "<|end_of_text|>")
 
 
 class Tokenizer:
@@ -73,7 +60,8 @@ class Tokenizer:
         self.vocab_size = 1 + max(self._hf.get_vocab(with_added_tokens=True).values())
         self.sha256 = hashlib.sha256(tokenizer_json.encode()).hexdigest()
         eos, pad = self._named("eos_token"), self._named("pad_token")
-        end_of_text = next((self.specials[name] for name in _END_OF_TEXTS if name in self.specials), eos)
+        ends = self._first_of(END_OF_TEXTS), eos, self._role("sep_token", SEPARATORS)  # BERT has only the last
+        end_of_text = next((id for id in ends if id is not None), None)
         if end_of_text is None:
             raise InvalidData(
                 "the tokenizer has no end-of-text token",
@@ -82,8 +70,8 @@ class Tokenizer:
             )
         self.end_of_text: int = end_of_text
         self.pad: int = pad if pad is not None else self.specials.get(PAD, end_of_text)
-        self.mask: int | None = self._named("mask_token") or self.specials.get(MASK)
-        """stands for a token that is to be guessed"""
+        self.mask = self._role("mask_token", MASKS)
+        """stands for a token that is to be guessed; None where there is no such token"""
         self.turn_end: int | None = self._find_turn_end(eos)
         self.stop_ids = frozenset(id for id in (end_of_text, eos, self.turn_end, *stops) if id is not None)
         """tokens that end a generation"""
@@ -152,6 +140,10 @@ class Tokenizer:
             return self._words.encode_batch(texts)
         return self._encode_by_library(texts, continues=continues)
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        """`encode` for many, with the characters that each id comes from (see `core.data.spans`)."""
+        return list(self._hf.encode_batch(list(texts), add_special_tokens=False))
+
     def _encode_by_library(self, texts: Sequence[str], *, continues: bool = False) -> list[list[int]]:
         if len(texts) > 1 and any(len(text) > MAX_AT_ONCE for text in texts):
             return [self._encode_by_library([text], continues=continues)[0] for text in texts]
@@ -202,6 +194,41 @@ class Tokenizer:
         return bool(self._added_at_start)
 
     @cached_property
+    def class_token(self) -> int:
+        """What stands before a text that an encoder reads."""
+        token = self._role("cls_token", CLASSES)
+        return self.start_of_text if token is None else token
+
+    @cached_property
+    def separator(self) -> int:
+        """What stands behind a text that an encoder reads, and so between two."""
+        token = self._role("sep_token", SEPARATORS)
+        return self.end_of_text if token is None else token
+
+    @cached_property
+    def sentinels(self) -> tuple[int, ...]:
+        """Tokens that mark the holes of a text, the first hole's first; may be none."""
+        families = ([self.specials[name] for name in names if name in self.specials] for names in SENTINELS)
+        return tuple(next(filter(None, families), ()))
+
+    @cached_property
+    def infilling(self) -> tuple[int, int, int] | None:
+        """Tokens that stand before prefix, suffix and middle, where the tokenizer has them."""
+        for prefix, suffix, middle in INFILLINGS:
+            if {prefix, suffix, middle} <= self.specials.keys():
+                return self.specials[prefix], self.specials[suffix], self.specials[middle]
+        return None
+
+    @cached_property
+    def frame(self) -> tuple[list[int], list[int], list[int]]:
+        """What an encoder finds before a text, between two of them, and behind the last: as the tokenizer's authors
+        put it, where they do, else class token, separator, separator."""
+        one, two = self._hf.encode("").ids, self._hf.encode("", "").ids
+        if len(one) == 2 and len(two) > 2:
+            return two[:1], two[1:-1], two[-1:]
+        return [self.class_token], [self.separator], [self.separator]
+
+    @cached_property
     def special_names(self) -> dict[str, str]:
         """`bos_token`, `eos_token`, … as a chat template sees them."""
         return {name: text for name in self._config if name.endswith("_token") and (text := self._text_of(name))}
@@ -214,7 +241,8 @@ class Tokenizer:
 
     @cached_property
     def _added_at_start(self) -> list[int]:
-        return list(self._hf.encode("", add_special_tokens=True).ids[:1])
+        one = self._hf.encode("a", add_special_tokens=True)
+        return list(one.ids[: int(one.special_tokens_mask[0] == 1)]) if one.ids else []
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
@@ -247,10 +275,18 @@ class Tokenizer:
         text = self._text_of(name)
         return None if text is None else self._hf.token_to_id(text)
 
+    def _first_of(self, names: Iterable[str]) -> int | None:
+        return next((self.specials[name] for name in names if name in self.specials), None)
+
+    def _role(self, role: str, names: Iterable[str]) -> int | None:
+        """The token that the configuration gives the role, else the first that has one of the names."""
+        named = self._named(role)
+        return self._first_of(names) if named is None else named
+
     def _find_turn_end(self, eos: int | None) -> int | None:
         if self.chat_template is None:
             return None
-        for name in _TURN_ENDS:
+        for name in TURN_ENDS:
             if name in self.specials and name in self.chat_template:
                 return self.specials[name]
         return eos

@@ -15,7 +15,8 @@ from core.data.check import Report, check_file
 from core.data.examples import texts_of
 from core.data.prepare import Progress
 from core.data.reader import BadLine, parse, read_records
-from core.data.tokenizer import BYTE_CHARACTERS, SPECIALS, Tokenizer
+from core.data.special_tokens import SPECIALS
+from core.data.tokenizer import BYTE_CHARACTERS, Tokenizer
 from core.data.words import word_splitter
 from core.events import Finished, Started, Warned
 from core.job_spec import TokenizerSpec

@@ -141,7 +141,7 @@ def _with_head(spec: TrainSpec, config: ModelConfig) -> ModelConfig:
             param="model.init",
             hint='Start from a finished model: {"init": "pretrained", "from": …}.',
         )
-    if config.head == objective.head:
+    if (config.head, config.many_labels) == (objective.head, objective.many_labels):
         return config
     if objective.needs_reference:
         raise InvalidRequest(
@@ -152,7 +152,7 @@ def _with_head(spec: TrainSpec, config: ModelConfig) -> ModelConfig:
             hint="Start from the model that this one was made from.",
         )
     try:
-        return config.with_head(objective.head)
+        return config.with_head(objective.head, many_labels=objective.many_labels)
     except ValueError as error:
         raise InvalidRequest(f"{error}.", code="model_mismatch", param="objective.kind") from None
 

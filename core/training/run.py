@@ -214,6 +214,7 @@ def assemble(
         precision=plan.precision,
         attention=plan.attention,
         adapter=adapter if objective.needs_reference and inputs.reference is None else None,
+        separator=tokenizer.separator,
     )
     batches = Batches(
         [TokenDataset.open(inputs.datasets[name]) for name in preparation.train],

@@ -7,7 +7,19 @@ one `TokenExample`, a long text may become several.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from core.data.encodings import completion, conversation, graded, judged, preference, text
+from core.data.encodings import (
+    completion,
+    conversation,
+    graded,
+    judged,
+    labelled,
+    preference,
+    question,
+    scored,
+    similar,
+    tagged,
+    text,
+)
 from core.data.encodings.encoder import Encoder
 from core.data.examples import (
     Conversation,
@@ -15,8 +27,13 @@ from core.data.examples import (
     Example,
     GradedPrompt,
     Judged,
+    Labelled,
     Preference,
     PromptCompletion,
+    Question,
+    Scored,
+    Similar,
+    Tagged,
     TokenExample,
 )
 
@@ -28,6 +45,11 @@ ENCODINGS: dict[type, Encode] = {
     Preference: preference.encode,
     Judged: judged.encode,
     GradedPrompt: graded.encode,
+    Labelled: labelled.encode,
+    Scored: scored.encode,
+    Tagged: tagged.encode,
+    Question: question.encode,
+    Similar: similar.encode,
 }
 
 

@@ -10,9 +10,21 @@ from typing import Any
 import torch
 
 from core.data.batches import RowBatch
-from core.loss import AnswerStats, JudgedStats, ObjectiveSpec, PairStats, ScoreStats, TeacherStats, TokenStats
+from core.loss import (
+    AnswerStats,
+    EmbeddingStats,
+    JudgedStats,
+    LabelStats,
+    ObjectiveSpec,
+    PairStats,
+    ScoreStats,
+    SpanStats,
+    TagStats,
+    TeacherStats,
+    TokenStats,
+)
 from core.training import random_state
-from core.training.stats import answers, judged, pairs, scores, teacher, tokens
+from core.training.stats import answers, embeddings, judged, labels, pairs, scores, spans, tags, teacher, tokens
 from core.training.stats.forward import Forward
 from core.training.stats.whole import Seen
 
@@ -23,12 +35,17 @@ STATS: dict[type, Callable[..., Any]] = {
     ScoreStats: scores.compute,
     TeacherStats: teacher.compute,
     AnswerStats: answers.compute,
+    LabelStats: labels.compute,
+    TagStats: tags.compute,
+    SpanStats: spans.compute,
+    EmbeddingStats: embeddings.compute,
 }
 """compute(objective, forward, batch), with `Seen` where there is a survey"""
 
 Survey = Callable[[ObjectiveSpec, Forward, RowBatch, int], Any]
 SURVEYS: dict[type, Survey] = {
     JudgedStats: judged.survey,
+    EmbeddingStats: embeddings.survey,
 }
 """survey(objective, forward, whole batch on the CPU, rows of a micro-batch)"""
 

@@ -30,6 +30,8 @@ class Forward:
     attention: Literal["math", "sdpa"]
     adapter: Attached | None = None
     """where the model is compared with its own base, from which this sets it apart"""
+    separator: int = -1
+    """stands behind the first of two texts that an encoder reads"""
 
     @contextmanager
     def other(self) -> Iterator[Transformer | None]:
@@ -53,12 +55,20 @@ class Forward:
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def hidden(self, model: Transformer, lane: Lane) -> Tensor:
-        """Final hidden states [B, T, D]."""
+        """Final hidden states [B, T, D]. All of a text is seen from everywhere in an encoder."""
+        see: Literal["all", "before"] = "all" if model.config.kind == "encoder" else "before"
+        attend = packed_attention(lane.segments_BT, kind=self.attention, see=see)
+        types_BT = self.types(lane) if model.config.token_types > 1 else None
         with self.autocast(lane):
-            hidden_BTD: Tensor = model(
-                lane.ids_BT, lane.positions_BT, packed_attention(lane.segments_BT, kind=self.attention)
-            )
+            hidden_BTD: Tensor = model(lane.ids_BT, lane.positions_BT, attend, types_BT)
         return hidden_BTD
+
+    def types(self, lane: Lane) -> Tensor:
+        """1 behind the first separator of each segment, else 0 (Devlin et al. 2019, section 3): [B, T]."""
+        separators_BT = (lane.ids_BT == self.separator).long()
+        before_BT = separators_BT.cumsum(1) - separators_BT
+        first_BT = torch.arange(lane.ids_BT.shape[1], device=lane.ids_BT.device) - lane.positions_BT
+        return (before_BT > before_BT.gather(1, first_BT)).long()
 
     def learned(self, model: Transformer, lane: Lane) -> tuple[TokenStats, Tensor]:
         """Likelihoods of the lane's learned targets, and where they stand: [N] into the flattened lane."""

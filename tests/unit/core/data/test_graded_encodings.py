@@ -12,7 +12,8 @@ from core.data.encodings.encoder import Encoder, Encoding
 from core.data.examples import Conversation, GradedPrompt, Turn
 from core.data.renderer import Renderer
 from core.data.token_dataset import TokenDataset
-from core.data.tokenizer import END_OF_TEXT, TURN_END, TURN_START, Tokenizer
+from core.data.special_tokens import END_OF_TEXT, TURN_END, TURN_START
+from core.data.tokenizer import Tokenizer
 from core.errors import InvalidData
 from core.events import Failed, Prepared
 from core.training.plan import Preparation

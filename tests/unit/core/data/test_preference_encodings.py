@@ -8,7 +8,8 @@ from core.data.encodings import encode_examples
 from core.data.encodings.encoder import Encoder, Encoding
 from core.data.examples import Conversation, Judged, Preference, PromptCompletion, TokenExample, Turn
 from core.data.renderer import Renderer
-from core.data.tokenizer import END_OF_TEXT, TURN_END, TURN_START, Tokenizer
+from core.data.special_tokens import END_OF_TEXT, TURN_END, TURN_START
+from core.data.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.bytes()
 END, OPEN, CLOSE = (TOKENIZER.specials[name] for name in (END_OF_TEXT, TURN_START, TURN_END))

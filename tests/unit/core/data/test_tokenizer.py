@@ -5,9 +5,10 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
-from core.data.tokenizer import SPECIALS, DecodeStream, Tokenizer
+from core.data.special_tokens import SPECIALS
+from core.data.tokenizer import DecodeStream, Tokenizer
 from core.errors import InvalidData
 
 BYTES = Tokenizer.bytes()
@@ -188,3 +189,64 @@ def test_a_long_text_is_tokenized_in_parts_with_the_same_ids(trained: Tokenizer,
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("core.data.tokenizer.MAX_AT_ONCE", 5)
             assert tokenizer._encode_by_library([text, text]) == [whole, whole]
+
+
+def named(words: list[str], specials: list[str], frame: object = None, **config: str) -> Tokenizer:
+    """A tokenizer of others, with these words and special tokens."""
+    vocabulary = {word: id for id, word in enumerate([*specials, *words])}
+    hf = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token=words[0]))
+    hf.pre_tokenizer = pre_tokenizers.Whitespace()
+    hf.add_special_tokens([tokenizers.AddedToken(name, special=True) for name in specials])
+    if frame is not None:
+        hf.post_processor = frame
+    return Tokenizer(hf.to_str(), config, None)
+
+
+def test_bert_s_names() -> None:
+    frame = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    bert = named(["a"], ["[PAD]", "[CLS]", "[SEP]", "[MASK]"], frame, pad_token="[PAD]")
+    assert (bert.pad, bert.class_token, bert.separator, bert.mask) == (0, 1, 2, 3)
+    assert (bert.start_of_text, bert.end_of_text) == (1, 2)
+    assert bert.frame == ([1], [2], [2])
+    assert bert.sentinels == ()
+    assert bert.infilling is None
+
+
+def test_roberta_s_names() -> None:
+    frame = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    roles = {"cls_token": "<s>", "sep_token": "</s>", "eos_token": "</s>", "mask_token": "<mask>", "pad_token": "<pad>"}
+    roberta = named(["a"], ["<s>", "<pad>", "</s>", "<mask>"], frame, **roles)
+    assert (roberta.class_token, roberta.pad, roberta.separator, roberta.mask) == (0, 1, 2, 3)
+    assert roberta.frame == ([0], [2, 2], [2])
+
+
+def test_t5_s_names() -> None:
+    frame = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    t5 = named(
+        ["a"], ["<pad>", "</s>", *(f"<extra_id_{i}>" for i in (2, 1, 0))], frame, eos_token="</s>", pad_token="<pad>"
+    )
+    assert (t5.pad, t5.end_of_text) == (0, 1)
+    assert t5.sentinels == (4, 3, 2)
+    assert not t5.prepends_start, "what stands behind a text is not its start"
+    assert t5.mask is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+        ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),
+        ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),
+    ],
+)
+def test_names_of_what_is_filled_in(names: tuple[str, str, str]) -> None:
+    assert named(["a"], ["<eos>", *names[::-1]], eos_token="<eos>").infilling == (3, 2, 1)
+
+
+def test_our_own_names(trained: Tokenizer) -> None:
+    for ours in (BYTES, trained):
+        specials = ours.specials
+        assert ours.mask == specials["<|spare_0|>"]
+        assert ours.frame == ([specials["<|spare_1|>"]], [specials["<|spare_2|>"]], [specials["<|spare_2|>"]])
+        assert len(ours.sentinels) == 61
+        assert ours.infilling == tuple(specials[f"<|fim_{name}|>"] for name in ("prefix", "suffix", "middle"))

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.data.tokenizer import SPECIALS, Tokenizer
+from core.data.special_tokens import SPECIALS
+from core.data.tokenizer import Tokenizer
 from core.events import Entered, Failed, Finished, Warned
 
 MODULE = "core.data.train_tokenizer"

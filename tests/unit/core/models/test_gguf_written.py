@@ -14,7 +14,8 @@ import tokenizers
 import torch
 from safetensors.torch import load_file
 
-from core.data.tokenizer import SPECIALS, Tokenizer
+from core.data.special_tokens import SPECIALS
+from core.data.tokenizer import Tokenizer
 from core.data.words import word_splitter
 from core.errors import InvalidData
 from core.models.config import FamilyName

@@ -121,8 +121,8 @@ class Lab:
         run_dir = RunDir(self.path / f"attempt-{self.attempts}")
         run_dir.path.mkdir()
         batches = Batches(
-            [self.train], [1.0], length=LENGTH, packing=spec.data.packing, sequences=1, seed=spec.seed,
-            predicts=spec.objective.predicts,
+            [self.train], [1.0], length=spec.data.sequence_length or LENGTH, packing=spec.data.packing, sequences=1,
+            seed=spec.seed, predicts=spec.objective.predicts,
         )  # fmt: skip
         preparation = Preparation(
             train=("t",), validation="v", num_rows=batches.num_rows, num_tokens=int(self.train.offsets[-1]),
