@@ -8,10 +8,12 @@ embedding, M candidates; all over a micro-batch unless it says otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from core.data.packing import NEXT, Ints, Predicts
 from core.models.config import Head, Kind
@@ -47,6 +49,12 @@ class TokenStats:
     """loss weight of each target, above 0"""
     correct_N: Tensor
     """1 where the target is the most likely token, else 0"""
+    mean_logp_N: Tensor | None = None
+    """mean log-probability of the whole vocabulary, where the objective smooths its labels"""
+    entropy_N: Tensor | None = None
+    """of the predicted distribution, nats; in evaluations only"""
+    example_N: Tensor | None = None
+    """int64, a number for the example that each target belongs to; in evaluations only"""
 
 
 @dataclass(frozen=True)
@@ -168,8 +176,22 @@ class EmbeddingStats:
     """bool: the example belongs to this part"""
 
 
+@dataclass(frozen=True)
+class MaskedStats:
+    """Hidden tokens, and what a second head says of each example's two texts, fp32."""
+
+    tokens: TokenStats
+    follows_E2: Tensor | None = None
+    """logits of: the second text follows the first, it does not; None where that is not asked"""
+    follows_E: Tensor | None = None
+    """1 where it does, else 0"""
+    hidden_E: Tensor | None = None
+    """how many tokens of each example are hidden"""
+
+
 Stats = (
     TokenStats
+    | MaskedStats
     | LabelStats
     | TagStats
     | SpanStats
@@ -231,6 +253,8 @@ class ObjectiveSpec(Spec):
     """the data are prompts; the model writes the answers that it learns from (core/training/rollouts.py)"""
     relative_rate: ClassVar[float] = 1.0
     """default learning rate, over that of pretraining and of supervised fine-tuning"""
+    sees_prefix: ClassVar[bool] = False
+    """what stands before the first learned token is seen by all of its example, later positions of it too"""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy")
     """what an evaluation can report, without the prefix `validation_`"""
 
@@ -260,12 +284,64 @@ class ObjectiveSpec(Spec):
         return 1
 
     @property
+    def next_sentence_head(self) -> bool:
+        """It needs an encoder's second head, which says whether one text follows another."""
+        return False
+
+    @property
     def corrupts(self) -> bool:
         return type(self).corrupt is not ObjectiveSpec.corrupt
 
     def summary(self, counts: dict[str, list[float]], labels: tuple[str, ...]) -> dict[str, float]:
         """Metrics from `Loss.counts`, summed over a whole evaluation."""
         return {}
+
+
+class TokenObjective(ObjectiveSpec):
+    """What all share that learn tokens by their likelihood:
+
+        L = - sum_t w_t ((1 - s) log p(x_t) + s / V sum_v log p(v)) + z sum_t w_t (log Z_t)^2
+
+    s smooths the labels (Szegedy et al. 2016, arXiv:1512.00567, section 7; Vaswani et al. 2017, section 5.4); z holds
+    the softmax's normaliser near 1 (Chowdhery et al. 2022, arXiv:2204.02311, section 5). Both are 0 by default.
+    """
+
+    z_loss: float = Field(default=0.0, ge=0.0, le=1.0, description="weight of the squared log-normaliser")
+    label_smoothing: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="share of the probability that is spread over the vocabulary"
+    )
+
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "token_accuracy", "entropy")
+
+    def loss(self, stats: TokenStats) -> Loss:
+        """Sum of weighted losses, nats, over the summed weights. Perplexity is that of the plain likelihood."""
+        weight_N = stats.weight_N
+        nll = -(stats.logp_N * weight_N).sum()
+        total = nll
+        if self.label_smoothing:
+            assert stats.mean_logp_N is not None
+            uniform = -(stats.mean_logp_N * weight_N).sum()
+            total = (1 - self.label_smoothing) * nll + self.label_smoothing * uniform
+        if self.z_loss:
+            total = total + self.z_loss * (stats.log_z_N.square() * weight_N).sum()
+        metrics = {"nll": nll, "token_accuracy": (stats.correct_N * weight_N).sum()}
+        if stats.entropy_N is not None:
+            metrics["entropy"] = (stats.entropy_N * weight_N).sum()
+        return Loss(sum=total, count=weight_N.sum(), metrics=metrics, counts=self._exact(stats))
+
+    def _exact(self, stats: TokenStats) -> dict[str, Tensor]:
+        """Of how many examples every learned token is the most likely one: greedy decoding would give just them."""
+        if "exact_match" not in self.metrics or stats.example_N is None:
+            return {}
+        there_E = stats.example_N.bincount()
+        right_E = there_E.new_zeros(len(there_E)).index_add(0, stats.example_N, stats.correct_N.to(there_E.dtype))
+        return {"exact": ((right_E == there_E) & (there_E > 0)).sum(), "examples": (there_E > 0).sum()}
+
+    def summary(self, counts: dict[str, list[float]], labels: tuple[str, ...]) -> dict[str, float]:
+        """The share of examples that are right in every token."""
+        if "examples" not in counts:
+            return {}
+        return {"exact_match": counts["exact"][0] / max(counts["examples"][0], 1.0)}
 
 
 @dataclass(frozen=True)
@@ -276,3 +352,8 @@ class Specials:
     mask: int | None
     special: frozenset[int]
     """never hidden, never drawn"""
+
+    @cached_property
+    def ordinary(self) -> Ints:
+        """All other ids, ascending."""
+        return np.setdiff1d(np.arange(self.vocab_size), np.fromiter(self.special, np.int64))

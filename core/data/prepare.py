@@ -7,7 +7,7 @@ reports `Prepared` with the facts that the plan is made from. Data that cannot b
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -188,11 +188,10 @@ def _tokenize(
             while batch := _batch(examples):
                 wanted = [part.held_out if held else part.kept for held in held_out[first : first + len(batch)]]
                 first += len(batch)
-                chosen = [(hash, line, e) for hash, (line, e) in zip(wanted, batch, strict=True) if hash in writers]
-                tokenized = _encode(encoder, part.file, [(line, e) for _, line, e in chosen])
-                for (hash, _, _), made in zip(chosen, tokenized, strict=True):
-                    for example in made:
-                        writers[str(hash)].append(example)
+                for hash, writer in writers.items():  # each by itself: texts may be paired with others of their dataset
+                    rows = [row for to, row in zip(wanted, batch, strict=True) if to == hash]
+                    for example in chain.from_iterable(_encode(encoder, part.file, rows)):
+                        writer.append(example)
                 done += sum(characters(example) for _, example in batch)
                 progress.at(READING + (1 - READING) * done / total, f"tokenizing {part.file.filename}")
     return list(writers)

@@ -141,7 +141,8 @@ def _with_head(spec: TrainSpec, config: ModelConfig) -> ModelConfig:
             param="model.init",
             hint='Start from a finished model: {"init": "pretrained", "from": …}.',
         )
-    if (config.head, config.many_labels) == (objective.head, objective.many_labels):
+    wanted = (objective.head, objective.many_labels, objective.next_sentence_head)
+    if (config.head, config.many_labels, config.next_sentence) == wanted:
         return config
     if objective.needs_reference:
         raise InvalidRequest(
@@ -152,7 +153,9 @@ def _with_head(spec: TrainSpec, config: ModelConfig) -> ModelConfig:
             hint="Start from the model that this one was made from.",
         )
     try:
-        return config.with_head(objective.head, many_labels=objective.many_labels)
+        return config.with_head(
+            objective.head, many_labels=objective.many_labels, next_sentence=objective.next_sentence_head
+        )
     except ValueError as error:
         raise InvalidRequest(f"{error}.", code="model_mismatch", param="objective.kind") from None
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from core.models.shapes import shapes
 from core.spec import Spec
@@ -144,7 +144,10 @@ class ModelConfig(Spec):
             ValueError: the family has no such head, or the labels do not fit it.
         """
         new = {"head": head, "labels": labels, "many_labels": many_labels, "next_sentence": next_sentence}
-        return ModelConfig.model_validate(self.model_dump() | new)
+        try:
+            return ModelConfig.model_validate(self.model_dump() | new)
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
     @property
     def num_outputs(self) -> int:

@@ -3,27 +3,20 @@
     L = - sum_t w_t log p(x_t | x_<t),   w_t = the turn's weight on assistant tokens, 0 elsewhere
 
 Ouyang et al. 2022, "Training language models to follow instructions with human feedback", arXiv:2203.02155.
-Which tokens belong to the assistant is decided by `core.data.chat_template`, not here.
+Which tokens belong to the assistant is decided by `core.data.chat_template`, not here. Label smoothing and z-loss:
+`core.loss.TokenObjective`.
 """
 
 from typing import ClassVar, Literal
 
 from core.data.examples import Conversation, PromptCompletion
-from core.loss import Loss, ObjectiveSpec, TokenStats
+from core.loss import TokenObjective
 
 
-class Supervised(ObjectiveSpec):
+class Supervised(TokenObjective):
     """Fine-tuning on conversations (assistant turns) or on prompts with completions."""
 
     kind: Literal["supervised"] = "supervised"
 
     consumes: ClassVar[tuple[type, ...]] = (Conversation, PromptCompletion)
-
-    def loss(self, stats: TokenStats) -> Loss:
-        """Sum of weighted negative log-likelihoods, nats, over the summed weights."""
-        nll = -(stats.logp_N * stats.weight_N).sum()
-        return Loss(
-            sum=nll,
-            count=stats.weight_N.sum(),
-            metrics={"nll": nll, "token_accuracy": (stats.correct_N * stats.weight_N).sum()},
-        )
+    metrics: ClassVar[tuple[str, ...]] = (*TokenObjective.metrics, "exact_match")

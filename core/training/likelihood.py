@@ -26,34 +26,43 @@ KEPT_NUMBERS = 1 << 26
 
 
 class _TargetLikelihood(torch.autograd.Function):
-    """(logp_N, log_z_N, correct_N) of the targets."""
+    """(logp_N, log_z_N, correct_N, entropy_N) of the targets; no entropies where they are not asked for."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        dtype: torch.dtype,
+        keep: bool,
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         matrix_VD = weight_VD.to(dtype)
         logp_N = hidden_ND.new_empty(len(targets_N), dtype=torch.float32)
         log_z_N, correct_N = torch.empty_like(logp_N), torch.empty_like(logp_N)
-        keep = torch.is_grad_enabled() and len(targets_N) * len(weight_VD) <= KEPT_NUMBERS
+        entropy_N = torch.empty_like(logp_N) if with_entropy else logp_N.new_empty(0)
         kept_NV = hidden_ND.new_empty((len(targets_N), len(weight_VD)) if keep else 0, dtype=dtype)
         for chunk in _chunks(len(targets_N), len(weight_VD)):
             chosen_n1 = targets_N[chunk, None]
-            logits_nV = (hidden_ND[chunk].to(dtype) @ matrix_VD.T).float()
+            logits_nV = _logits(hidden_ND[chunk].to(dtype), matrix_VD, bias_V)
             logp_nV = logits_nV.log_softmax(-1)
             logp_N[chunk] = logp_nV.gather(-1, chosen_n1)[:, 0]
             log_z_N[chunk] = logits_nV.gather(-1, chosen_n1)[:, 0] - logp_N[chunk]
             correct_N[chunk] = (logp_N[chunk] >= logp_nV.amax(-1)).float()
+            if with_entropy:
+                entropy_N[chunk] = -(logp_nV.exp() * logp_nV).sum(-1)
             if keep:
                 kept_NV[chunk] = logp_nV.exp_()
-        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, logp_N, log_z_N, kept_NV if keep else None)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, logp_N, log_z_N, kept_NV if keep else None)
         ctx.dtype = dtype
-        ctx.mark_non_differentiable(correct_N)
-        return logp_N, log_z_N, correct_N
+        ctx.mark_non_differentiable(correct_N, entropy_N)
+        return logp_N, log_z_N, correct_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        hidden_ND, weight_VD, targets_N, logp_N, log_z_N, kept_NV = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_ND, weight_VD, bias_V, targets_N, logp_N, log_z_N, kept_NV = ctx.saved_tensors
         grad_logp_N, grad_log_z_N = grads[0], grads[1]
         factor_N = grad_log_z_N - grad_logp_N
         # In fp32 before it is rounded: near p = 1 the difference is all there is.
@@ -61,22 +70,33 @@ class _TargetLikelihood(torch.autograd.Function):
         matrix_VD = weight_VD.to(ctx.dtype)
         grad_hidden_ND = torch.empty_like(hidden_ND)
         grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
+        grad_bias_V = torch.zeros_like(bias_V) if ctx.needs_input_grad[2] else None
         for chunk in _chunks(len(targets_N), len(weight_VD)):
             hidden_nD = hidden_ND[chunk].to(ctx.dtype)
             if kept_NV is not None:
                 p_nV = kept_NV[chunk]
             else:
-                p_nV = ((hidden_nD @ matrix_VD.T).float() - log_z_N[chunk, None]).exp_()
+                p_nV = (_logits(hidden_nD, matrix_VD, bias_V) - log_z_N[chunk, None]).exp_()
             grad_nV = (p_nV * factor_N[chunk, None].to(p_nV.dtype)).to(ctx.dtype)
             grad_nV.scatter_(-1, targets_N[chunk, None], grad_target_N[chunk, None])
             grad_hidden_ND[chunk] = (grad_nV @ matrix_VD).to(grad_hidden_ND.dtype)
             if grad_weight_VD is not None:
                 grad_weight_VD += grad_nV.T @ hidden_nD
-        return grad_hidden_ND, grad_weight_VD, None, None
+            if grad_bias_V is not None:
+                grad_bias_V += grad_nV.sum(0)
+        return grad_hidden_ND, grad_weight_VD, grad_bias_V, None, None, None, None
 
 
 def token_stats(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, weights_N: Tensor, *, dtype: torch.dtype
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    weights_N: Tensor,
+    *,
+    dtype: torch.dtype,
+    bias_V: Tensor | None = None,
+    with_mean: bool = False,
+    with_entropy: bool = False,
 ) -> TokenStats:
     """Likelihood facts of N targets. Matrix products run in `dtype`, everything after them in fp32.
 
@@ -85,9 +105,33 @@ def token_stats(
         weight_VD: output matrix, fp32.
         targets_N: int64.
         weights_N: loss weights, fp32, above 0.
+        bias_V: of the output layer, fp32.
+        with_mean: the mean log-probability of the vocabulary too, as label smoothing needs it. The mean of the logits
+            is one product with the mean row of the output matrix: no logit is looked at twice.
+        with_entropy: the entropy of each prediction too, without a gradient.
     """
-    logp_N, log_z_N, correct_N = _TargetLikelihood.apply(hidden_ND, weight_VD, targets_N, dtype)  # type: ignore[no-untyped-call]
-    return TokenStats(logp_N=logp_N, log_z_N=log_z_N, weight_N=weights_N, correct_N=correct_N)
+    # Inside `forward`, torch says that gradients are off.
+    keep = torch.is_grad_enabled() and len(targets_N) * len(weight_VD) <= KEPT_NUMBERS
+    logp_N, log_z_N, correct_N, entropy_N = _TargetLikelihood.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, bias_V, targets_N, dtype, keep, with_entropy
+    )
+    mean_logp_N = None
+    if with_mean:
+        mean_logit_N = hidden_ND.float() @ weight_VD.mean(0)
+        mean_logp_N = (mean_logit_N if bias_V is None else mean_logit_N + bias_V.mean()) - log_z_N
+    return TokenStats(
+        logp_N=logp_N,
+        log_z_N=log_z_N,
+        weight_N=weights_N,
+        correct_N=correct_N,
+        mean_logp_N=mean_logp_N,
+        entropy_N=entropy_N if with_entropy else None,
+    )
+
+
+def _logits(hidden: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    logits = (hidden @ matrix.T).float()
+    return logits if bias is None else logits + bias
 
 
 def _chunks(num_positions: int, vocab_size: int) -> list[slice]:

@@ -128,7 +128,9 @@ def build_model(
     if inputs.model is not None:
         return load_model(inputs.model, dropout=dropout, device=plan.device, **head_of(spec, inputs)), None
     assert isinstance(spec.model, RandomModel)
-    config = config or spec.model.shape(vocab_size=tokenizer.vocab_size).with_head(spec.objective.head)
+    if config is None:
+        shape = spec.model.shape(vocab_size=tokenizer.vocab_size)
+        config = shape.with_head(spec.objective.head, next_sentence=spec.objective.next_sentence_head)
     model = Transformer(config, dropout=dropout)
     model.initialise(spec.seed)
     return model.to(plan.device), None
@@ -141,7 +143,7 @@ def head_of(spec: TrainSpec, inputs: RunInputs) -> dict[str, Any]:
         "head": config.head if config else spec.objective.head,
         "labels": config.labels if config else (),
         "many_labels": config.many_labels if config else False,
-        "next_sentence": config.next_sentence if config else False,
+        "next_sentence": config.next_sentence if config else spec.objective.next_sentence_head,
         "seed": spec.seed,
     }
 
@@ -234,7 +236,14 @@ def assemble(
         optimizer=optimizer,
         batches=RolloutBatches(batches, writer) if writer else batches,
         validate=validate if held_out is not None and preparation.num_validation_rows else None,
-        write_samples=lambda: samples.write(model, tokenizer, held_out, spec.evaluation.samples, seed=spec.seed),
+        write_samples=lambda: samples.write(
+            model,
+            tokenizer,
+            held_out,
+            spec.evaluation.samples,
+            seed=spec.seed,
+            sees_prefix=objective.sees_prefix,
+        ),
         save=save,
         should_stop=lambda: stop.requested,
         labels=preparation.labels,

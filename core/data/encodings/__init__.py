@@ -19,6 +19,7 @@ from core.data.encodings import (
     similar,
     tagged,
     text,
+    text_pair,
 )
 from core.data.encodings.encoder import Encoder
 from core.data.examples import (
@@ -34,6 +35,7 @@ from core.data.examples import (
     Scored,
     Similar,
     Tagged,
+    TextPair,
     TokenExample,
 )
 
@@ -50,6 +52,7 @@ ENCODINGS: dict[type, Encode] = {
     Tagged: tagged.encode,
     Question: question.encode,
     Similar: similar.encode,
+    TextPair: text_pair.encode,
 }
 
 

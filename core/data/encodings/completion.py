@@ -2,17 +2,20 @@
 learned.
 
 The start stands before a prompt only where the tokenizer's authors put it before every text, or where the prompt is
-empty and the completion's first token would have nothing to follow.
+empty and the completion's first token would have nothing to follow. An encoder-decoder reads the prompt as a source.
 """
 
 from collections.abc import Sequence
 
+from core.data.encodings import text_pair
 from core.data.encodings.encoder import Encoder
 from core.data.examples import PromptCompletion, TokenExample, TokenSequence
 from core.data.tokenizer import Tokenizer
 
 
 def encode(examples: Sequence[PromptCompletion], encoder: Encoder) -> list[list[TokenExample]]:
+    if encoder.encoding.model == "encoder_decoder":
+        return text_pair.pairs([e.prompt for e in examples], [e.completion for e in examples], encoder.tokenizer)
     return [[TokenExample((sequence,))] for sequence in sequences(examples, encoder.tokenizer)]
 
 

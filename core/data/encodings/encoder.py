@@ -31,3 +31,9 @@ class Encoder:
     tokenizer: Tokenizer
     renderer: Renderer
     encoding: Encoding
+
+    @property
+    def row(self) -> int:
+        """Tokens that an example may have, of an objective that asks for windows."""
+        assert self.encoding.window is not None
+        return self.encoding.window

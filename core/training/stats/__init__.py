@@ -15,6 +15,7 @@ from core.loss import (
     EmbeddingStats,
     JudgedStats,
     LabelStats,
+    MaskedStats,
     ObjectiveSpec,
     PairStats,
     ScoreStats,
@@ -24,12 +25,25 @@ from core.loss import (
     TokenStats,
 )
 from core.training import random_state
-from core.training.stats import answers, embeddings, judged, labels, pairs, scores, spans, tags, teacher, tokens
+from core.training.stats import (
+    answers,
+    embeddings,
+    judged,
+    labels,
+    masked,
+    pairs,
+    scores,
+    spans,
+    tags,
+    teacher,
+    tokens,
+)
 from core.training.stats.forward import Forward
 from core.training.stats.whole import Seen
 
 STATS: dict[type, Callable[..., Any]] = {
     TokenStats: tokens.compute,
+    MaskedStats: masked.compute,
     PairStats: pairs.compute,
     JudgedStats: judged.compute,
     ScoreStats: scores.compute,

@@ -14,7 +14,7 @@ from torch import Tensor
 from core.adapters.attach import Attached
 from core.data.batches import Lane
 from core.loss import TokenStats
-from core.models.attention import packed_attention
+from core.models.attention import cross_attention, packed_attention
 from core.models.transformer import Transformer
 from core.training.likelihood import token_stats
 
@@ -54,13 +54,26 @@ class Forward:
         """Of matrix products; weights and everything else are fp32."""
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
-    def hidden(self, model: Transformer, lane: Lane) -> Tensor:
-        """Final hidden states [B, T, D]. All of a text is seen from everywhere in an encoder."""
+    def hidden(
+        self, model: Transformer, lane: Lane, *, source: Lane | None = None, prefix_BT: Tensor | None = None
+    ) -> Tensor:
+        """Final hidden states [B, T, D]. All of a text is seen from everywhere in an encoder.
+
+        Args:
+            source: what the encoder of an encoder-decoder reads.
+            prefix_BT: positions that all of their segment may see (`packed_attention`).
+        """
         see: Literal["all", "before"] = "all" if model.config.kind == "encoder" else "before"
-        attend = packed_attention(lane.segments_BT, kind=self.attention, see=see)
+        attend = packed_attention(lane.segments_BT, kind=self.attention, see=see, prefix_BT=prefix_BT)
         types_BT = self.types(lane) if model.config.token_types > 1 else None
         with self.autocast(lane):
-            hidden_BTD: Tensor = model(lane.ids_BT, lane.positions_BT, attend, types_BT)
+            if source is None:
+                hidden_BTD: Tensor = model(lane.ids_BT, lane.positions_BT, attend, types_BT)
+            else:
+                read = packed_attention(source.segments_BT, kind=self.attention, see="all")
+                memory_BSD = model.encode(source.ids_BT, source.positions_BT, read)
+                across = cross_attention(lane.segments_BT, source.segments_BT, kind=self.attention)
+                hidden_BTD = model.decode(lane.ids_BT, lane.positions_BT, attend, memory_BSD, across)
         return hidden_BTD
 
     def types(self, lane: Lane) -> Tensor:
@@ -68,18 +81,36 @@ class Forward:
         separators_BT = (lane.ids_BT == self.separator).long()
         before_BT = separators_BT.cumsum(1) - separators_BT
         first_BT = torch.arange(lane.ids_BT.shape[1], device=lane.ids_BT.device) - lane.positions_BT
-        return (before_BT > before_BT.gather(1, first_BT)).long()
+        return (before_BT > before_BT.gather(1, first_BT.clamp(min=0))).long()
 
-    def learned(self, model: Transformer, lane: Lane) -> tuple[TokenStats, Tensor]:
-        """Likelihoods of the lane's learned targets, and where they stand: [N] into the flattened lane."""
+    def learned(
+        self,
+        model: Transformer,
+        lane: Lane,
+        *,
+        hidden_BTD: Tensor | None = None,
+        with_mean: bool = False,
+        with_entropy: bool = False,
+    ) -> tuple[TokenStats, Tensor]:
+        """Likelihoods of the lane's learned targets, and where they stand: [N] into the flattened lane.
+
+        Args:
+            hidden_BTD: final hidden states, where they are known already.
+            with_mean, with_entropy: as in `token_stats`.
+        """
         learned_N = lane.weights_BT.flatten().nonzero()[:, 0]
-        hidden_BTD = self.hidden(model, lane)
+        hidden_BTD = self.hidden(model, lane) if hidden_BTD is None else hidden_BTD
+        with self.autocast(lane):
+            features_ND = model.features(hidden_BTD.flatten(0, 1)[learned_N])
         stats = token_stats(
-            hidden_BTD.flatten(0, 1)[learned_N],
+            features_ND,
             model.lm_head.weight,
             lane.targets_BT.flatten()[learned_N],
             lane.weights_BT.flatten()[learned_N],
+            bias_V=model.lm_head.bias,
             dtype=self.dtype,
+            with_mean=with_mean,
+            with_entropy=with_entropy,
         )
         return stats, learned_N
 

@@ -11,8 +11,8 @@ from core.data.encodings import encode_examples
 from core.data.encodings.encoder import Encoder, Encoding
 from core.data.examples import Conversation, GradedPrompt, Turn
 from core.data.renderer import Renderer
-from core.data.token_dataset import TokenDataset
 from core.data.special_tokens import END_OF_TEXT, TURN_END, TURN_START
+from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
 from core.errors import InvalidData
 from core.events import Failed, Prepared

@@ -26,19 +26,53 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
-def test_values_and_gradients_are_those_of_the_plain_formula(way: str) -> None:
+def plain(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, bias_V: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of the targets, log-normaliser, and all log-probabilities, by the book."""
+    logits_NV = hidden_ND @ weight_VD.T + (0.0 if bias_V is None else bias_V)
+    logp_NV = logits_NV.log_softmax(-1)
+    return logp_NV.gather(-1, targets_N[:, None])[:, 0], logits_NV.logsumexp(-1), logp_NV
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_values_and_gradients_are_those_of_the_plain_formula(way: str, has_bias: bool) -> None:
     hidden_ND, weight_VD, targets_N, weights_N = inputs()
-    stats = token_stats(hidden_ND, weight_VD, targets_N, weights_N, dtype=torch.float32)
-    logits_NV = hidden_ND @ weight_VD.T
-    logp_N = logits_NV.log_softmax(-1).gather(-1, targets_N[:, None])[:, 0]
-    log_z_N = logits_NV.logsumexp(-1)
+    bias_V = torch.linspace(-2, 2, V).requires_grad_() if has_bias else None
+    learned = (hidden_ND, weight_VD) if bias_V is None else (hidden_ND, weight_VD, bias_V)
+    stats = token_stats(
+        hidden_ND, weight_VD, targets_N, weights_N, dtype=torch.float32, bias_V=bias_V, with_mean=True,
+        with_entropy=True,
+    )  # fmt: skip
+    logp_N, log_z_N, logp_NV = plain(hidden_ND, weight_VD, targets_N, bias_V)
+    assert stats.mean_logp_N is not None
+    assert stats.entropy_N is not None
     torch.testing.assert_close(stats.logp_N, logp_N)
     torch.testing.assert_close(stats.log_z_N, log_z_N)
-    assert torch.equal(stats.correct_N, (logits_NV.argmax(-1) == targets_N).float())
-    plain = torch.autograd.grad((-logp_N * weights_N + 0.3 * log_z_N**2).sum(), (hidden_ND, weight_VD))
-    ours = (-stats.logp_N * weights_N + 0.3 * stats.log_z_N**2).sum()
-    for got, expected in zip(torch.autograd.grad(ours, (hidden_ND, weight_VD)), plain, strict=True):
-        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(stats.mean_logp_N, logp_NV.mean(-1))
+    torch.testing.assert_close(stats.entropy_N, torch.distributions.Categorical(logits=logp_NV).entropy())
+    assert torch.equal(stats.correct_N, (logp_NV.argmax(-1) == targets_N).float())
+    expected = (-logp_N * weights_N + 0.3 * log_z_N**2 - 0.2 * logp_NV.mean(-1)).sum()
+    ours = (-stats.logp_N * weights_N + 0.3 * stats.log_z_N**2 - 0.2 * stats.mean_logp_N).sum()
+    for got, want in zip(torch.autograd.grad(ours, learned), torch.autograd.grad(expected, learned), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_is_computed_that_was_not_asked_for() -> None:
+    stats = token_stats(*inputs(), dtype=torch.float32)
+    assert (stats.mean_logp_N, stats.entropy_N) == (None, None)
+
+
+def test_few_probabilities_are_kept_for_the_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output matrix is multiplied with the hidden states once, on the way there."""
+    products: list[int] = []
+    real = likelihood._logits
+    monkeypatch.setattr(likelihood, "_logits", lambda *args: products.append(1) or real(*args))
+    for kept, expected in ((N * V, 1), (N * V - 1, 2)):
+        monkeypatch.setattr(likelihood, "KEPT_NUMBERS", kept)
+        products.clear()
+        token_stats(*inputs(), dtype=torch.float32).logp_N.sum().backward()
+        assert len(products) == expected
 
 
 def test_in_bf16_only_the_products_are_rounded(way: str) -> None:
