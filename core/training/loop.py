@@ -26,7 +26,7 @@ from core.loss import LOWER_IS_BETTER, Loss
 from core.training import optimizers, random_state
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan
-from core.training.rollouts import RolloutBatches
+from core.training.rollouts import RolloutBatches, Stopped
 from core.training.stats import Forward, Seen, stats_of, survey
 from core.training.sums import Sums
 
@@ -83,10 +83,13 @@ def train(run: Run, progress: Progress) -> Iterator[Event]:
 
 
 def take_step(run: Run, progress: Progress) -> Iterator[Event]:
-    """One optimizer step on one global batch; none where a number is not finite."""
+    """One optimizer step on one global batch; none where a number is not finite, or where it is time to end."""
     begun = time.monotonic()
     rate = learning_rate(run, progress)
-    batch = run.batches.batch(progress.step, total_rows=total_rows(run))
+    try:
+        batch = run.batches.batch(progress.step, total_rows=total_rows(run))
+    except Stopped:
+        return
     loss, metrics = yield from accumulate_gradients(run, progress, batch)
     norm = float(torch.nn.utils.clip_grad_norm_(run.forward.model.parameters(), run.spec.optimizer.max_grad_norm))
     tokens = batch.num_tokens
@@ -183,6 +186,8 @@ def evaluate(run: Run, progress: Progress) -> Generator[Event, None, bool]:
         if time.monotonic() - heard_at > SIGN_OF_LIFE_SECONDS:
             yield Entered(phase="evaluating")
             heard_at = time.monotonic()
+    if run.should_stop():  # rows that the model writes itself may end early then
+        return False
     means = metrics_of(run, sums)
     watched = run.spec.stop.metric.removeprefix("validation_") if run.spec.stop else "loss"
     shown = {*(run.spec.evaluation.metrics or means), watched} & means.keys()

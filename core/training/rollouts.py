@@ -9,7 +9,7 @@ Legend: B rows, one for each answer, T positions, C facts of an answer, V vocabu
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
@@ -21,6 +21,7 @@ from core.data.batches import Batches, Lane, RowBatch
 from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
 from core.errors import CoreError, Diverged, InvalidRequest
+from core.events import Phase
 from core.generation.continuation import Continuation, Line, Prompt, Ranked
 from core.generation.engine import Engine
 from core.generation.kv_cache import KVCache
@@ -45,6 +46,10 @@ SAME = 1e-6
 """standard deviation of rewards below which a group's answers are equally good"""
 
 
+class Stopped(Exception):
+    """Somebody wants the run to save and end; what was being written is written again when it resumes."""
+
+
 class RolloutBatches:
     """`Batches`, with what was drawn from the model as it is now."""
 
@@ -54,22 +59,27 @@ class RolloutBatches:
         self.items = items_of(prompts.datasets)
 
     def batch(self, step: int, *, total_rows: int | None = None) -> RowBatch:
-        """A group of answers to each prompt of the batch of that step."""
+        """A group of answers to each prompt of the batch of that step; raises as `Writer.batch`."""
         prompts = self.prompts.batch(step, total_rows=total_rows)
         first, seed = step * self.prompts.sequences, self.prompts.seed
         asked = [
             Asked(ids, self.items[document], seed=f"{seed}/{first + nth}")
             for nth, (ids, document) in enumerate(prompts_of(prompts))
         ]
-        return self.writer.batch(asked, copies=self.writer.objective.copies, against_each_other=True)
+        return self.writer.batch(asked, copies=self.writer.objective.copies, phase="training")
 
 
 def validation_rollouts(prompts: Iterator[RowBatch], held_out: TokenDataset, writer: "Writer") -> Iterator[RowBatch]:
     """Answers to the validation prompts, drawn from the same random numbers every time; an advantage is the reward."""
     items = items_of([held_out])
+    copies = writer.objective.validation_copies
     for batch in prompts:
         asked = [Asked(ids, items[document], seed=f"validation/{document}") for ids, document in prompts_of(batch)]
-        yield writer.batch(asked, copies=writer.objective.validation_copies, against_each_other=False)
+        try:
+            answers = writer.batch(asked, copies=copies, phase="evaluating")
+        except Stopped:  # the loop sees for itself that it should
+            return
+        yield answers
 
 
 def items_of(datasets: Sequence[TokenDataset]) -> list[Item]:
@@ -131,28 +141,44 @@ class Writer:
     """Writes and judges answers with the weights as they are at each call."""
 
     def __init__(
-        self, objective: GRPO, forward: Forward, tokenizer: Tokenizer, sandbox: Sandbox, *, length: int
+        self,
+        objective: GRPO,
+        forward: Forward,
+        tokenizer: Tokenizer,
+        sandbox: Sandbox,
+        *,
+        length: int,
+        watch: Callable[[Phase], None],
     ) -> None:
-        """`length`: inputs of a row, prompt and answer together."""
+        """
+        Args:
+            length: inputs of a row, prompt and answer together.
+            watch: called again and again with what the answers are for; raises `Stopped` when the run should end.
+        """
         self.objective, self.forward, self.tokenizer, self.length = objective, forward, tokenizer, length
-        self.sandbox = sandbox
+        self.sandbox, self.watch = sandbox, watch
         self.failures = 0
         self._cache: KVCache | None = None
 
-    def batch(self, asked: Sequence[Asked], *, copies: int, against_each_other: bool) -> RowBatch:
-        """A row for each answer, the answers to one prompt one after the other.
+    def batch(self, asked: Sequence[Asked], *, copies: int, phase: Phase) -> RowBatch:
+        """A row for each answer, the answers to one prompt one after the other. For training, an advantage is over the
+        other answers of the group.
 
         Raises:
             InvalidRequest: the grader is broken (code `grader_failed`).
             Diverged: the model's output is not finite.
+            Stopped: the run should end.
         """
-        answers = self._write(asked, copies)
-        grades = [self._grade(answer, asked[i // copies].item) for i, answer in enumerate(answers)]
+        answers = self._write(asked, copies, phase)
+        grades = []
+        for i, answer in enumerate(answers):
+            self.watch(phase)
+            grades.append(self._grade(answer, asked[i // copies].item))
         rewards = [grade.score for grade in grades]
         groups = [rewards[first : first + copies] for first in range(0, len(rewards), copies)]
         deviations = [pstdev(group) for group in groups]
         mean_tokens = fmean(len(answer.tokens) for answer in answers)
-        advantages = [self._advantages(group) if against_each_other else group for group in groups]
+        advantages = [self._advantages(group) if phase == "training" else group for group in groups]
         facts = [
             {
                 "advantage": advantages[i // copies][i % copies],
@@ -190,12 +216,13 @@ class Writer:
         )
 
     @torch.no_grad()
-    def _write(self, asked: Sequence[Asked], copies: int) -> list[Answer]:
+    def _write(self, asked: Sequence[Asked], copies: int, phase: Phase) -> list[Answer]:
         policy = policy_of(self.forward.model, dtype=self.forward.dtype)
         engine = Engine(policy, self._empty_cache(policy))
         answers = [answer for prompt in asked for answer in self._begin(prompt, copies)]
         engine.submit(answers)
         while engine.has_work:
+            self.watch(phase)
             for _, line in engine.step():
                 if line.kind == "error":
                     kind = Diverged if line.code == "nonfinite_logits" else CoreError

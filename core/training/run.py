@@ -9,7 +9,8 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ from core.child import Stop
 from core.data.batches import Batches, Corrupt, RowBatch, validation_batches
 from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
-from core.events import Entered, Resumed, Started
+from core.events import Entered, Phase, Resumed, Started
 from core.graders.sandbox import Sandbox
 from core.job_spec import RandomModel, TrainSpec
 from core.loss import Specials
@@ -37,10 +38,11 @@ from core.run_dir import PLAN, PREPARATION, SPEC, RunDir, RunInputs
 from core.training import checkpoint, loop, optimizers, samples
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan, Preparation
-from core.training.rollouts import RolloutBatches, Writer, validation_rollouts
+from core.training.rollouts import RolloutBatches, Stopped, Writer, validation_rollouts
 from core.training.stats import Forward
 
 CHECKPOINTS = "checkpoints"
+SIGN_OF_LIFE_SECONDS = 10.0
 
 
 def main(run_dir: RunDir, stop: Stop) -> None:
@@ -228,7 +230,10 @@ def assemble(
         predicts=objective.predicts,
         corrupt=corrupt,
     )
-    writer = Writer(objective, forward, tokenizer, sandbox, length=length) if isinstance(objective, GRPO) else None
+    writer = None
+    if isinstance(objective, GRPO):
+        watch = watcher(run_dir, stop)
+        writer = Writer(objective, forward, tokenizer, sandbox, length=length, watch=watch)
     return loop.Run(
         spec=spec,
         plan=plan,
@@ -248,6 +253,21 @@ def assemble(
         should_stop=lambda: stop.requested,
         labels=preparation.labels,
     )
+
+
+def watcher(run_dir: RunDir, stop: Stop) -> Callable[[Phase], None]:
+    """For work within a step that may take long: gives signs of life, and ends it when that is asked for."""
+    heard_at = time.monotonic()
+
+    def watch(phase: Phase) -> None:
+        nonlocal heard_at
+        if stop.requested:
+            raise Stopped
+        if time.monotonic() - heard_at > SIGN_OF_LIFE_SECONDS:
+            run_dir.report(Entered(phase=phase))
+            heard_at = time.monotonic()
+
+    return watch
 
 
 def load_reference(plan: Plan, inputs: RunInputs) -> Transformer | None:

@@ -16,13 +16,13 @@ from core.data.examples import TokenExample, TokenSequence
 from core.data.token_dataset import TokenDataset, write_token_dataset
 from core.data.tokenizer import Tokenizer
 from core.errors import InvalidRequest
-from core.events import Evaluated
+from core.events import Entered, Evaluated, Event, Step
 from core.graders.sandbox import Sandbox
 from core.models.attention import packed_attention
 from core.models.config import Dimensions, ModelConfig
 from core.models.transformer import Transformer
 from core.objectives.grpo import GRPO
-from core.training import rollouts
+from core.training import rollouts, run
 from core.training.rollouts import RolloutBatches, Writer, policy_of, prompts_of, validation_rollouts
 from core.training.stats import Forward, stats_of
 from core.training.stats.answers import FACTS
@@ -96,16 +96,16 @@ def test_it_learns_what_is_rewarded(tmp_path: Path, grader: dict[str, Any]) -> N
     assert validated["validation_loss"] == pytest.approx(-validated["validation_reward"], abs=1e-4)
 
 
-@pytest.mark.parametrize(("precision", "step"), [("fp32", 5), ("bf16", 2)])
+@pytest.mark.parametrize(("precision", "step"), [("fp32", 4), ("bf16", 2)])
 def test_stopped_or_killed_it_ends_with_the_same_bits(tmp_path: Path, precision: str, step: int) -> None:
     lab = GraderLab(tmp_path, beta=0.1)
     start = model(tmp_path / "start", seed=1, sure=2.0)
     lab.inputs = {"model": start, "reference": start}
     spec = lab.spec(
-        model={"init": "pretrained", "from": "start", "dropout": 0.0}, precision=precision, budget={"epochs": 1.7}
+        model={"init": "pretrained", "from": "start", "dropout": 0.0}, precision=precision, budget={"epochs": 1.3}
     )
     whole = lab.run(spec)
-    assert whole.finished.step == 7
+    assert whole.finished.step == 6
     assert max(step.metrics["reward_deviation"] for step in whole.steps) > 0, "or there was nothing to learn"
     stopped = lab.run(spec, stop_when=at_step(step))
     resumed = lab.run(spec, after=stopped)
@@ -115,6 +115,28 @@ def test_stopped_or_killed_it_ends_with_the_same_bits(tmp_path: Path, precision:
     resumed = lab.run(spec, after=killed)
     assert resumed.weights == whole.weights
     assert figures(resumed) == figures(whole, after=3)
+
+
+@pytest.mark.parametrize("phase", ["training", "evaluating"])
+def test_stopped_while_it_writes_it_writes_the_same_again(
+    tmp_path: Path, phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = GraderLab(tmp_path)
+    spec = lab.spec(budget={"steps": 5})
+    whole = lab.run(spec)
+    monkeypatch.setattr(run, "SIGN_OF_LIFE_SECONDS", 0.0)
+    taken: list[int] = []
+
+    def in_the_middle(event: Event) -> bool:
+        if isinstance(event, Step):
+            taken.append(event.step)
+        return taken[-1:] == [4] and isinstance(event, Entered) and event.phase == phase
+
+    stopped = lab.run(spec, stop_when=in_the_middle)
+    assert (stopped.finished.reason, stopped.finished.step) == ("interrupted", 4)
+    resumed = lab.run(spec, after=stopped)
+    assert resumed.weights == whole.weights
+    assert figures(stopped) + figures(resumed, after=3) == figures(whole)
 
 
 def grpo(**fields: Any) -> GRPO:
@@ -135,7 +157,9 @@ def batches(dataset: TokenDataset, *, sequences: int = 3, seed: int = 5) -> Batc
 
 
 def writer_of(sandbox: Sandbox, objective: GRPO, forward: Forward | None = None) -> Writer:
-    return Writer(objective, forward or forward_of(), Tokenizer.bytes(), sandbox, length=LENGTH)
+    return Writer(
+        objective, forward or forward_of(), Tokenizer.bytes(), sandbox, length=LENGTH, watch=lambda phase: None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -260,13 +284,7 @@ def test_answers_that_a_grader_cannot_read_get_nothing(
     dataset: TokenDataset, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rollouts, "MAX_FAILURES", 2)
-    writer = Writer(
-        grpo(grader=HAS_A | {"input": "{{sample.output_json.x}}"}),
-        forward_of(),
-        Tokenizer.bytes(),
-        sandbox,
-        length=LENGTH,
-    )
+    writer = writer_of(sandbox, grpo(grader=HAS_A | {"input": "{{sample.output_json.x}}"}))
     labels = RolloutBatches(batches(dataset), writer).batch(0).labels_BEC[:, 0]
     assert labels[:, FACTS.index("ungraded")].tolist() == [1.0] * 12
 
