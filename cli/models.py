@@ -190,16 +190,19 @@ def aliases(ctx: typer.Context) -> None:
 @app.command("import")
 def import_(
     ctx: typer.Context,
-    path: Annotated[str, typer.Argument(help="A Hugging Face directory on the server.", metavar="PATH")],
+    path: Annotated[str, typer.Argument(help="A Hugging Face or PEFT directory on the server.", metavar="PATH")],
     name: Annotated[str | None, typer.Option(help="What to call it.")] = None,
+    base: Annotated[str | None, typer.Option(help="Of a PEFT directory: the model it stands on.")] = None,
 ) -> None:
     """Take over a model from a folder that the server's operator allows (WEIGHTSMITH_IMPORT_FOLDERS).
 
     \b
     Example:
       weightsmith models import /models/SmolLM2-135M
+      weightsmith models import /models/my-adapter --base SmolLM2-135M
     """
     session = session_of(ctx)
-    body = {"path": str(Path(path).resolve())} | ({"name": name} if name else {})
+    given = {"name": name, "base": base}
+    body = {"path": str(Path(path).resolve())} | {key: value for key, value in given.items() if value}
     found = session.client.post("models/import", body, timeout=600.0)
     session.raw(found) if session.json else typer.echo(found["id"])

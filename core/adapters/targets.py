@@ -3,7 +3,6 @@
 Names are ours, the same in all families: `q_proj` is the projection of queries also where others call it `query`.
 """
 
-import math
 from collections.abc import Collection
 
 from core.adapters.spec import LoRA
@@ -121,12 +120,3 @@ def shortest_names(chosen: Collection[str], everything: Collection[str]) -> list
 def is_named(layer: str, target: str) -> bool:
     """By its whole name or by its last parts."""
     return layer == target or layer.endswith(f".{target}")
-
-
-def num_trained(spec: LoRA, config: ModelConfig) -> int:
-    """How many numbers are trained."""
-    layers = linear_layers(config)
-    beside = sum(
-        spec.rank * sum(layers[name]) + (layers[name][1] if spec.decomposed else 0) for name in targeted(spec, config)
-    )
-    return beside + sum(math.prod(shapes(config)[name]) for name in trained_whole(config))

@@ -2,8 +2,12 @@
 
 import math
 
+from core.adapters.memory import trained_shapes
+from core.adapters.spec import LoRA
 from core.job_spec import RandomModel, TrainSpec
 from core.jobs.submit import BYTES, Resolved
+from core.models.config import ModelConfig
+from core.training.plan import state_bytes
 
 BYTES_PER_TOKEN = 4.0
 """of a trained byte-pair encoding on prose"""
@@ -21,19 +25,28 @@ def estimate(found: Resolved) -> dict[str, float | None]:
     epoch_tokens = shown_bytes / (1.0 if by_bytes else BYTES_PER_TOKEN)
     step_tokens = (spec.batch.sequences or 1) * (spec.data.sequence_length or 1)
     steps = _steps(spec, epoch_tokens, step_tokens)
-    parameters = config.num_parameters()
+    parameters, trained = config.num_parameters(), trained_parameters(spec, config)
     return {
         "data_bytes": float(data_bytes),
         "epoch_tokens": round(epoch_tokens),
         "step_tokens": float(step_tokens),
         "total_steps": steps,
         "total_tokens": None if steps is None else steps * step_tokens,
-        # Forward and backward: 6 floating-point operations per weight and token (Kaplan et al. 2020, arXiv:2001.08361).
-        "flops": None if steps is None else 6.0 * parameters * steps * step_tokens,
-        # fp32 weights, gradients and AdamW's two moments; activations come on top.
-        "state_bytes": 16.0 * parameters,
-        "checkpoint_bytes": 12.0 * parameters,
+        "trained_parameters": float(trained),
+        # Forward and backward: 6 floating-point operations per weight and token (Kaplan et al. 2020, arXiv:2001.08361);
+        # 4 for a weight that is frozen.
+        "flops": None if steps is None else (4.0 * parameters + 2.0 * trained) * steps * step_tokens,
+        # Weights, gradients and the optimizer's state; activations come on top.
+        "state_bytes": float(state_bytes(spec, config)),
+        "checkpoint_bytes": 12.0 * trained,
     }
+
+
+def trained_parameters(spec: TrainSpec, config: ModelConfig) -> int:
+    """How many numbers are trained."""
+    if not isinstance(spec.adapter, LoRA):
+        return config.num_parameters()
+    return sum(map(math.prod, trained_shapes(spec.adapter, config).values()))
 
 
 def _steps(spec: TrainSpec, epoch_tokens: float, step_tokens: int) -> float | None:

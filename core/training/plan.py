@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from core.adapters.memory import frozen_bytes, trained_shapes
+from core.adapters.spec import LoRA
 from core.job_spec import TrainSpec
 from core.models.config import ModelConfig
 from core.spec import Spec
@@ -126,7 +128,7 @@ def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot, *, reference: M
     if attention(slot, length) == "math":  # of every layer the softmax is kept; of one, all steps on the way to it
         scores = model.num_heads * length
         per_token += scores * (model.num_layers * (6 if is_bf16 else 4) + 20)
-    state = 8 * model.num_parameters() + spec.optimizer.state_bytes(_shapes(model))  # fp32 weights and gradients
+    state = state_bytes(spec, model)
     fixed = PROCESS_BYTES + LIKELIHOOD_BYTES + state + 4 * (reference.num_parameters() if reference else 0)
     if spec.objective.explores:
         fixed += _rollout_bytes(model, length, item_bytes=2 if is_bf16 else 4)
@@ -135,6 +137,15 @@ def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot, *, reference: M
     if slot.device == "cpu":
         fits = min(fits, CPU_TOKENS // (length * lanes))
     return max(1, min(sequences, fits))
+
+
+def state_bytes(spec: TrainSpec, model: ModelConfig) -> int:
+    """Weights, gradients and the optimizer's state; what is trained is fp32."""
+    if not isinstance(spec.adapter, LoRA):
+        return 8 * model.num_parameters() + spec.optimizer.state_bytes(_shapes(model))
+    trained = trained_shapes(spec.adapter, model)
+    frozen = frozen_bytes(spec.adapter, model, is_bf16=spec.precision == "bf16")
+    return frozen + 8 * sum(map(math.prod, trained.values())) + spec.optimizer.state_bytes(trained)
 
 
 def _rollout_bytes(model: ModelConfig, length: int, *, item_bytes: int) -> int:

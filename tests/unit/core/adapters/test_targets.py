@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from core.adapters.spec import LoRA
-from core.adapters.targets import linear_layers, num_trained, resolved, shortest_names, targeted, trained_whole
+from core.adapters.targets import linear_layers, resolved, shortest_names, targeted, trained_whole
 from core.errors import InvalidRequest
 from core.models.config import Dimensions, ModelConfig
 from core.models.transformer import Transformer
@@ -69,18 +69,6 @@ def test_a_rank_that_no_matrix_can_have_is_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"k_proj \(32 x 16\)") as refused:
         resolved(LoRA(rank=17), CONFIG)
     assert (refused.value.code, refused.value.param) == ("rank_too_high", "adapter.rank")
-
-
-def test_trained_numbers_are_counted() -> None:
-    spec = LoRA(rank=4, targets=["q_proj", "k_proj"])
-    assert num_trained(spec, CONFIG) == 2 * (4 * (32 + 32) + 4 * (32 + 16))
-    assert num_trained(spec.model_copy(update={"decomposed": True}), CONFIG) == 2 * (4 * 112 + 32 + 16)
-
-
-def test_a_head_counts_as_trained() -> None:
-    config = Case("bert", head={"head": "span"}).config()
-    beside = num_trained(LoRA(rank=4), Case("bert", head={"head": "embedding"}).config())
-    assert num_trained(LoRA(rank=4), config) == beside + 32 * 2 + 2
 
 
 def test_names_are_as_short_as_they_can_be() -> None:
