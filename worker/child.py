@@ -80,7 +80,7 @@ class Child:
 
     def send(self, number: signal.Signals) -> None:
         if self.exit_code is None:
-            self._process.send_signal(number)
+            os.kill(self.pid, number)  # Popen's own way would reap one that has just ended, unseen by `wait`
 
     def kill(self) -> bool:
         """SIGKILL to the whole session. False when the kernel does not let it die (a device that does not answer)."""
