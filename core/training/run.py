@@ -242,12 +242,7 @@ def assemble(
         batches=RolloutBatches(batches, writer) if writer else batches,
         validate=validate if held_out is not None and preparation.num_validation_rows else None,
         write_samples=lambda: samples.write(
-            model,
-            tokenizer,
-            held_out,
-            spec.evaluation.samples,
-            seed=spec.seed,
-            sees_prefix=objective.sees_prefix,
+            model, tokenizer, held_out, spec.evaluation.samples, seed=spec.seed, sees_prefix=objective.sees_prefix
         ),
         save=save,
         should_stop=lambda: stop.requested,

@@ -192,6 +192,7 @@ def test_another_projects_ids_do_not_exist(api: Api) -> None:
         "/v1/uploads/{upload_id}/complete": {"json": {"part_ids": ["part_x"]}},
         "/v1/uploads/{upload_id}/parts": {"files": {"data": ("p", b"x")}},
         "/v1/models/{alias}/alias": {"json": {"model": theirs["model"]}},
+        "/v1/files/{file_id}/preview": {"json": {"tokenizer": "bytes"}},
     }
     looked_at = 0
     for context in iter_route_contexts(api.app.routes):
