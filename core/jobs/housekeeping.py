@@ -24,6 +24,9 @@ from core.storage import Storage
 
 log = logging.getLogger(__name__)
 
+# So soon a hint is sent again that the broker did not take.
+RESEND_SECONDS = 2.0
+
 
 class Housekeeping:
     """Runs until `stop`. `wake` makes it look at once, or send a hint (after a submit)."""
@@ -31,7 +34,7 @@ class Housekeeping:
     def __init__(self, database: Database, celery: Celery, storage: Storage, settings: Settings) -> None:
         self.database, self.celery, self.storage, self.settings = database, celery, storage, settings
         self._wake = threading.Event()
-        self._fresh: deque[tuple[str, str]] = deque()
+        self._fresh: deque[tuple[str, str]] = deque(maxlen=1000)  # hints to send; more are found by the dispatcher
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
@@ -39,8 +42,8 @@ class Housekeeping:
         self._thread.start()
 
     def wake(self, hint: tuple[str, str] | None = None) -> None:
-        """`hint`: a job that was put into a queue just now (id, queue); it is sent without asking the database. Should
-        that fail, the next look sends it."""
+        """`hint`: a job that was put into a queue just now (id, queue); it is sent without asking the database, and again
+        until the broker takes it."""
         if hint is not None:
             self._fresh.append(hint)
         self._wake.set()
@@ -70,7 +73,10 @@ class Housekeeping:
                 log.warning("housekeeping: database away: %s", str(error).splitlines()[0])
             except OSError as error:
                 log.warning("housekeeping: storage: %s", error)
-            self._wake.wait(max(0.0, next_tick - time.monotonic()))
+            except Exception:  # whatever it was: without this thread nobody would reap or send hints
+                log.exception("housekeeping")
+            due = min(next_tick, time.monotonic() + RESEND_SECONDS) if self._fresh else next_tick
+            self._wake.wait(max(0.0, due - time.monotonic()))
             self._wake.clear()
 
     def tick(self, *, reap: bool = True) -> None:
@@ -93,18 +99,18 @@ class Housekeeping:
         """False: there were none."""
         had_fresh = bool(self._fresh)
         while self._fresh:
-            job_id, name = self._fresh.popleft()
+            job_id, name = self._fresh[0]
             if not queue.send_hint(self.celery, name, job_id):
-                self._fresh.clear()
+                break
+            self._fresh.popleft()
         return had_fresh
 
     def dispatch(self) -> None:
         """Send a hint for each claimable job that has none, or an old one. Crash in between = sent again later."""
         with self.database.transaction() as session:
             hints = _take_hints(session, rehint_seconds=self.settings.rehint_seconds)
-        for job_id, name in hints:
-            if not queue.send_hint(self.celery, name, job_id):
-                break
+        self._fresh.extend(hints)
+        self._send_fresh()
 
 
 def _take_hints(session: Session, *, rehint_seconds: float, limit: int = 20) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from core.jobs.tables import Attempt, Checkpoint, File, Job, JobTransition, Mode
 from core.settings import Settings
 from core.storage import Storage
 from tests.jobs import add_file, add_project, attempts, check_invariants, events, look, submit, train_spec
+from tests.services import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 RETRY: dict[str, Any] = {"max_attempts": 100, "retry_base_seconds": 10.0}
@@ -394,6 +395,25 @@ def test_housekeeping_hints_reaps_and_waits_after_an_outage(
         time.sleep(0.02)
     keeping.stop()
     assert broker.hints.count(f"light:{waiting}") == 1
+
+
+def test_a_hint_that_the_broker_did_not_take_is_sent_again(
+    database: Database, project: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(Broker):
+        def send_task(self, _name: str, *, args: list[str], queue: str, **_: object) -> None:
+            if not (tmp_path / "back").exists():
+                (tmp_path / "back").touch()
+                raise OSError("away")
+            super().send_task(_name, args=args, queue=queue)
+
+    monkeypatch.setattr("core.jobs.housekeeping.RESEND_SECONDS", 0.01)
+    broker, settings = Away(), Settings(home=tmp_path, reap_seconds=1000.0)
+    keeping = Housekeeping(database, broker, Storage(tmp_path / "storage"), settings)  # type: ignore[arg-type]
+    keeping.start()
+    keeping.wake(("job_1", "light"))
+    wait_until(lambda: broker.hints == ["light:job_1"], what="the hint")
+    keeping.stop()
 
 
 def test_a_holder_that_is_known_to_be_dead_is_not_waited_for(database: Database, project: str) -> None:
