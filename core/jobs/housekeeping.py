@@ -42,8 +42,8 @@ class Housekeeping:
         self._thread.start()
 
     def wake(self, hint: tuple[str, str] | None = None) -> None:
-        """`hint`: a job that was put into a queue just now (id, queue); it is sent without asking the database, and again
-        until the broker takes it."""
+        """`hint`: a job that was put into a queue just now (id, queue); it is sent without asking the database, until
+        the broker takes it."""
         if hint is not None:
             self._fresh.append(hint)
         self._wake.set()
