@@ -13,7 +13,9 @@ from api.figures import Figures
 from api.middleware import BodyLimit, Exchange
 from api.routes import (
     catalog,
+    classifications,
     docs,
+    embeddings,
     events,
     files,
     fine_tuning,
@@ -48,6 +50,8 @@ ROUTERS = [
         models,
         tokenizers,
         generate,
+        embeddings,
+        classifications,
         catalog,
         workers,
         keys,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from api import example_readings
 from api.example_specs import FILE, FINE_TUNE, GRADER, MODEL, REINFORCE, TOKENIZER, TRAIN
 
 _JOB = "job_7GkX2vQmB9sTnY4hLwRzPc1E"
@@ -227,6 +228,7 @@ OF_SCHEMA: dict[str, Any] = {
         "job": _JOB,
         "metrics": {"validation_loss": 2.3},
         "has_chat_template": True,
+        "endpoints": ["/v1/completions", "/v1/chat/completions"],
         "aliases": ["gpt-4o-mini"],
         "config": {"family": "llama", "vocab_size": 327, "hidden_size": 128, "num_layers": 4},
         "manifest_sha256": "0f343b0931126a20f133d67c2b018a3b5bc2e9b0a1b2c3d4e5f60718293a4b5c",
@@ -277,7 +279,7 @@ OF_SCHEMA: dict[str, Any] = {
 }
 """a list's example is one of these in a list"""
 
-BODIES: dict[str, dict[str, Any]] = {
+BODIES: dict[str, dict[str, Any]] = example_readings.BODIES | {
     "POST /v1/jobs": {
         "pretrain": {"summary": "from random weights", "value": TRAIN},
         "fine-tune": {"summary": "from a model", "value": FINE_TUNE},
@@ -372,4 +374,4 @@ ANSWERS: dict[str, tuple[str, Any]] = {
         {"status": "ok", "checks": {"database": "ok", "schema": "ok", "storage": "ok"}},
     ),
     "GET /metrics": ("text/plain", 'weightsmith_jobs{state="running"} 1.0\n'),
-}
+} | example_readings.ANSWERS

@@ -1,17 +1,27 @@
 """Generators as the api sees them: which one to ask, and its answer as it comes."""
 
+import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import httpx
+from fastapi import Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope, Send
 
+from api.dependencies import Services
+from core.endpoints import Endpoint, check_serves
 from core.errors import CapacityExceeded, CoreError, InvalidRequest, TooLarge, Unavailable
-from core.generation_request import Answer, Error, parse_answer
+from core.generation_request import Answer, Error, ServedModel, StoredModel, parse_answer
 from core.jobs import registry, workers
 from core.jobs.database import Database
+from core.jobs.keys import Caller
 from core.jobs.registry import Servable
+from core.reading_request import ReadingRequest, Readings
 from core.settings import Settings
 
 RETRY_SECONDS = 2.0
@@ -35,6 +45,25 @@ def resolve(database: Database, project_id: str, name: str) -> tuple[Servable, l
             code="no_generator",
         )
     return model, [address for _, _, address in sorted(places)]
+
+
+async def serving(
+    provided: Services, caller: Caller, name: str, endpoint: Endpoint | None
+) -> tuple[Servable, list[str]]:
+    """`resolve`, off the event loop; refuses a model that the endpoint does not serve (None: any model will do).
+
+    Raises:
+        InvalidRequest: the message names the endpoint that serves it.
+    """
+    model, places = await run_in_threadpool(resolve, provided.database, caller.project_id, name)
+    if endpoint is not None:
+        check_serves(model.config, endpoint)
+    return model, places
+
+
+def served(model: Servable) -> ServedModel:
+    base = model.base and StoredModel(storage_key=model.base.storage_key, manifest_sha256=model.base.manifest_sha256)
+    return ServedModel(id=model.name, storage_key=model.storage_key, manifest_sha256=model.manifest_sha256, base=base)
 
 
 @asynccontextmanager
@@ -108,3 +137,48 @@ def _refusal(status: int, body: bytes) -> CoreError:
         return kind(line.message, retry_after_seconds=line.retry_after_seconds or RETRY_SECONDS, code=line.code)
     kind_of_refusal = _CLASSES.get(status, CoreError)
     return kind_of_refusal(line.message, code=line.code, param=line.param, hint=line.hint)
+
+
+class Read(Response):
+    """One reading, done while the client is there."""
+
+    def __init__(
+        self,
+        provided: Services,
+        places: list[str],
+        request: ReadingRequest,
+        shown: Callable[[Readings], dict[str, Any]],
+    ) -> None:
+        super().__init__()
+        self._provided, self._places, self._request, self._shown = provided, places, request, shown
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await while_connected(receive, self._answer(scope, receive, send))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        provided = self._provided
+        async with asking(provided.http, provided.settings, self._places, "/read", self._request) as response:
+            body = await response.aread()
+        said = await run_in_threadpool(lambda: JSONResponse(self._shown(Readings.model_validate_json(body))))
+        await said(scope, receive, send)
+
+
+async def while_connected(receive: Receive, work: Awaitable[None]) -> None:
+    """Do the work, but stop at once when the client leaves."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+    finally:
+        gone.cancel()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await gone
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

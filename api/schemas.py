@@ -220,6 +220,8 @@ class ModelOut(Out):
     job: str | None
     metrics: dict[str, float | None]
     has_chat_template: bool | None
+    endpoints: list[str]
+    """where it answers; empty: it only predicts hidden tokens, and others are trained from it"""
     aliases: list[str]
     config: dict[str, Any]
     manifest_sha256: str

@@ -23,6 +23,7 @@ from api.schemas import (
     UploadOut,
     WorkerOut,
 )
+from core.endpoints import endpoints
 from core.jobs import tables
 from core.jobs.listing import Page
 from core.jobs.metrics import Bucket
@@ -181,13 +182,14 @@ def part(row: tables.UploadPart) -> PartOut:
 
 
 def model(row: tables.Model, *, project: str, aliases: Sequence[str] = ()) -> ModelOut:
+    config = ModelConfig.model_validate(row.config)
     return ModelOut(
         id=row.name,
         created=int(row.created_at),
         owned_by=project,
-        family=str(row.config["family"]),
+        family=config.family,
         parameters=row.num_parameters,
-        context_length=int(row.config["context_length"]),
+        context_length=config.context_length,
         bytes=row.size_bytes,
         parent=row.parent,
         base=row.stands_on,
@@ -195,6 +197,7 @@ def model(row: tables.Model, *, project: str, aliases: Sequence[str] = ()) -> Mo
         job=row.job_id,
         metrics=finites(row.metrics),
         has_chat_template=row.has_chat_template,
+        endpoints=list(endpoints(config, has_chat_template=row.has_chat_template)),
         aliases=list(aliases),
         config=row.config,
         manifest_sha256=row.manifest_sha256,
@@ -227,6 +230,7 @@ def model_or_checkpoint(
         job=made_by.id,
         metrics=finites(row.metrics),
         has_chat_template=None,
+        endpoints=list(endpoints(config)),
         aliases=list(aliases.get(row.model_name, ())),
         config=config.model_dump(mode="json"),
         manifest_sha256=row.manifest_sha256,

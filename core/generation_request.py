@@ -61,7 +61,7 @@ class GenerationRequest(Spec):
 
     @property
     def conversation(self) -> Conversation:
-        return _conversation(self.messages, self.tools)
+        return conversation_of(self.messages, self.tools)
 
 
 class TokenizeRequest(Spec):
@@ -74,10 +74,10 @@ class TokenizeRequest(Spec):
 
     @property
     def conversation(self) -> Conversation:
-        return _conversation(self.messages, self.tools)
+        return conversation_of(self.messages, self.tools)
 
 
-def _conversation(messages: tuple[Message, ...], tools: tuple[dict[str, Any], ...]) -> Conversation:
+def conversation_of(messages: tuple[Message, ...], tools: tuple[dict[str, Any], ...] = ()) -> Conversation:
     return Conversation(turns=tuple(Turn(**message.model_dump()) for message in messages), tools=tools)
 
 

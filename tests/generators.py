@@ -54,16 +54,18 @@ def tiny_decoder(vocab_size: int, *, dtype: torch.dtype = torch.float32, seed: i
     return decoder.to(dtype).eval()
 
 
-def put_model(settings: Settings, folder: Path, *, name: str = "tiny", seed: int = 1) -> ServedModel:
-    """A checkpoint in storage, as a training run leaves it (without its state)."""
+def put_model(
+    settings: Settings, folder: Path, *, name: str = "tiny", seed: int = 1, made: Transformer | None = None
+) -> ServedModel:
+    """A checkpoint in storage, as a training run leaves it (without its state): `made`, or a tiny decoder."""
     tokenizer = Tokenizer.bytes()
-    decoder = tiny_decoder(tokenizer.vocab_size, seed=seed)
+    made = made or tiny_decoder(tokenizer.vocab_size, seed=seed)
     model = folder / name / "model"
     model.mkdir(parents=True)
-    save_weights(decoder, model)
+    save_weights(made, model)
     write_model_config(
         model,
-        decoder.config,
+        made.config,
         pad=tokenizer.pad,
         end_of_text=tokenizer.end_of_text,
         stop_ids=sorted(tokenizer.stop_ids),

@@ -5,12 +5,10 @@ A client who leaves, streamed or not, ends the request to the generator, which f
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
@@ -18,10 +16,10 @@ from api import errors, generators
 from api.dependencies import Provided, Services, Speaker
 from api.generation_answers import Chat, Completion
 from api.generation_bodies import ChatBody, CompletionBody, TokenizeBody, turns_of
+from core.endpoints import CHAT, COMPLETIONS
 from core.errors import CoreError
-from core.generation_request import Answer, GenerationRequest, ServedModel, StoredModel, TokenIds, TokenizeRequest
+from core.generation_request import Answer, GenerationRequest, TokenIds, TokenizeRequest
 from core.jobs.ids import new_id
-from core.jobs.keys import Caller
 from core.jobs.registry import Servable
 
 router = APIRouter(prefix="/v1", tags=["generation"])
@@ -31,8 +29,10 @@ WRITE_TIMEOUT_SECONDS = 30.0
 
 @router.post("/completions", summary="Continue a text", response_class=Response)
 async def create_completion(body: Annotated[CompletionBody, Body()], caller: Speaker, provided: Provided) -> Response:
-    model, places = await _resolve(provided, caller, body.model)
-    request = GenerationRequest(id=new_id("gen-"), model=_served(model), prompts=body.prompts, sampling=body.sampling)
+    model, places = await generators.serving(provided, caller, body.model, COMPLETIONS)
+    request = GenerationRequest(
+        id=new_id("gen-"), model=generators.served(model), prompts=body.prompts, sampling=body.sampling
+    )
     reply = Completion(model.name, _fingerprint(model), len(body.prompts) * body.sampling.n)
     return Generated(provided, places, request, reply, body)
 
@@ -40,8 +40,10 @@ async def create_completion(body: Annotated[CompletionBody, Body()], caller: Spe
 @router.post("/chat/completions", summary="Answer a conversation", response_class=Response)
 async def create_chat_completion(body: Annotated[ChatBody, Body()], caller: Speaker, provided: Provided) -> Response:
     turns = body.turns
-    model, places = await _resolve(provided, caller, body.model)
-    request = GenerationRequest(id=new_id("gen-"), model=_served(model), messages=turns, sampling=body.sampling)
+    model, places = await generators.serving(provided, caller, body.model, CHAT)
+    request = GenerationRequest(
+        id=new_id("gen-"), model=generators.served(model), messages=turns, sampling=body.sampling
+    )
     reply = Chat(model.name, _fingerprint(model), body.sampling.n)
     return Generated(provided, places, request, reply, body)
 
@@ -49,8 +51,8 @@ async def create_chat_completion(body: Annotated[ChatBody, Body()], caller: Spea
 @router.post("/tokenize", summary="The token ids of a text or a conversation")
 async def tokenize(body: Annotated[TokenizeBody, Body()], caller: Speaker, provided: Provided) -> dict[str, Any]:
     turns = turns_of(body.messages) if body.messages else ()
-    model, places = await _resolve(provided, caller, body.model)
-    request = TokenizeRequest(model=_served(model), text=body.text, messages=turns)
+    model, places = await generators.serving(provided, caller, body.model, None)
+    request = TokenizeRequest(model=generators.served(model), text=body.text, messages=turns)
     async with generators.asking(provided.http, provided.settings, places, "/tokenize", request) as response:
         found = TokenIds.model_validate_json(await response.aread())
     return {
@@ -80,7 +82,7 @@ class Generated(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(_ReaderStalls):
             work = self._stream(send) if self._body.stream else self._whole(scope, receive, send)
-            await _while_connected(receive, work)
+            await generators.while_connected(receive, work)
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         lines: list[Answer] = []
@@ -168,37 +170,6 @@ class _Events:
 
 class _ReaderStalls(Exception):
     """It has taken nothing for too long; the connection is closed."""
-
-
-async def _while_connected(receive: Receive, work: Awaitable[None]) -> None:
-    """Do the work, but stop at once when the client leaves."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            await task
-    finally:
-        gone.cancel()
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await gone
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _resolve(provided: Services, caller: Caller, name: str) -> tuple[Servable, list[str]]:
-    find: Callable[..., tuple[Servable, list[str]]] = generators.resolve
-    return await run_in_threadpool(find, provided.database, caller.project_id, name)
-
-
-def _served(model: Servable) -> ServedModel:
-    base = model.base and StoredModel(storage_key=model.base.storage_key, manifest_sha256=model.base.manifest_sha256)
-    return ServedModel(id=model.name, storage_key=model.storage_key, manifest_sha256=model.manifest_sha256, base=base)
 
 
 def _fingerprint(model: Servable) -> str:

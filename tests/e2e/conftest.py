@@ -80,13 +80,13 @@ def serving(folder: Path) -> Iterator[Service]:
     api.wait(10)
 
 
-def add_model(settings: Settings, served: ServedModel) -> str:
-    """Rows as a finished job leaves them, an alias, and a key that may generate."""
+def add_model(settings: Settings, served: ServedModel, *, alias: str = "gpt-4o-mini") -> str:
+    """Rows as a finished job leaves them, an alias, and a key that may generate and read."""
     store = Database(settings.database_url)
     config = read_model_config(open_storage(settings.storage_url).directory(served.storage_key) / "model")
     with store.transaction() as session:
         project = keys.ensure_project(session, "test")
-        key, _ = keys.create_key(session, project, name="test", scopes=["generate"])
+        key, _ = keys.create_key(session, project, name="test", scopes=["generate", "read"])
         model = Model(
             name=served.id,
             project_id=project.id,
@@ -99,6 +99,6 @@ def add_model(settings: Settings, served: ServedModel) -> str:
             manifest_sha256=served.manifest_sha256,
             size_bytes=1,
         )
-        session.add_all([model, Alias(project_id=project.id, alias="gpt-4o-mini", model_name=served.id)])
+        session.add_all([model, Alias(project_id=project.id, alias=alias, model_name=served.id)])
     store.close()
     return key

@@ -14,6 +14,7 @@ import torch
 from core.adapters.peft_directory import adapter_config, load_merged
 from core.data.renderer import Renderer
 from core.data.tokenizer import Tokenizer
+from core.endpoints import COMPLETIONS, endpoints
 from core.errors import CapacityExceeded, InvalidRequest
 from core.generation.engine import Engine
 from core.generation.kv_cache import KVCache, bytes_per_token
@@ -21,6 +22,7 @@ from core.generation.packed_linear import pack_linears
 from core.generation_request import ServedModel
 from core.models.config import ModelConfig
 from core.models.directory import read_model_config
+from core.models.transformer import Transformer
 from core.models.weights import load_model
 from core.storage import Storage
 from core.training import checkpoint
@@ -44,18 +46,12 @@ class Footprint:
 
 
 def footprint(config: ModelConfig, *, memory_bytes: int) -> Footprint:
-    """As many slots of the whole context as fit in the cache's share; a shorter context where not one does.
+    """As many slots of the whole context as fit in the cache's share; a shorter context where not one does. None for a
+    model that continues no text.
 
     Raises:
-        InvalidRequest: the weights alone are too large (code `model_too_large`), or it continues no text
-            (`model_cannot_generate`).
+        InvalidRequest: the weights alone are too large (code `model_too_large`).
     """
-    if config.kind != "decoder" or config.head != "language_model":
-        raise InvalidRequest(
-            f"This model continues no text: its family is {config.family} ({config.kind}), its head {config.head}.",
-            code="model_cannot_generate",
-            param="model",
-        )
     parameters = config.num_parameters()
     dtype = torch.bfloat16 if parameters >= BFLOAT16_FROM_PARAMETERS else torch.float32
     weights = parameters * dtype.itemsize
@@ -68,26 +64,33 @@ def footprint(config: ModelConfig, *, memory_bytes: int) -> Footprint:
             param="model",
             hint="Its operator can raise WEIGHTSMITH_GENERATOR_MEMORY_BYTES.",
         )
+    if not generates(config):
+        return Footprint(dtype, 0, config.context_length, weights)
     context = min(config.context_length, tokens)
     slots = max(1, min(MAX_SLOTS, tokens // context))
     return Footprint(dtype, slots, context, weights + slots * context * bytes_per_token(config, dtype))
 
 
+def generates(config: ModelConfig) -> bool:
+    return COMPLETIONS in endpoints(config)
+
+
 @dataclass(eq=False)
 class Resident:
-    """A loaded model. `num_users` requests are between `take` and `release`."""
+    """A loaded model, with an engine if it writes text. `num_users` requests are between `take` and `release`."""
 
-    model: ServedModel
-    config: ModelConfig
+    served: ServedModel
+    model: Transformer
     tokenizer: Tokenizer
-    engine: Engine
+    engine: Engine | None
+    context_length: int
     num_bytes: int
     renderer: Renderer = field(default_factory=Renderer)
     num_users: int = 0
 
     @property
-    def context_length(self) -> int:
-        return self.engine.cache.context_length
+    def config(self) -> ModelConfig:
+        return self.model.config
 
     def release(self) -> None:
         self.num_users -= 1
@@ -106,11 +109,11 @@ class Residents:
 
     @property
     def storage_keys(self) -> list[str]:
-        return [resident.model.storage_key for resident in self._resident.values()]
+        return [resident.served.storage_key for resident in self._resident.values()]
 
     @property
     def num_slots_used(self) -> int:
-        caches = [resident.engine.cache for resident in self._resident.values()]
+        caches = [resident.engine.cache for resident in self._resident.values() if resident.engine is not None]
         return sum(cache.num_slots - cache.num_free for cache in caches)
 
     async def take(self, model: ServedModel) -> Resident:
@@ -149,7 +152,7 @@ class Residents:
             config = await asyncio.to_thread(_config, place)
             planned = footprint(config, memory_bytes=self._memory_bytes)
             self._make_room(planned.num_bytes)
-            resident = await asyncio.to_thread(_read, model, place, config, planned, self._device)
+            resident = await asyncio.to_thread(_read, model, place, planned, self._device)
             self._resident[model.manifest_sha256] = resident
             _log.info("loaded %s: %d bytes, %d slots", model.id, resident.num_bytes, planned.num_slots)
             return resident
@@ -167,7 +170,7 @@ class Residents:
             if resident.num_users == 0:
                 del self._resident[key]
                 resident.renderer.close()
-                _log.info("unloaded %s", resident.model.id)
+                _log.info("unloaded %s", resident.served.id)
         if self._used_bytes + num_bytes > self._memory_bytes:
             raise CapacityExceeded(
                 "The generator's memory is full of models that are answering others; try again.",
@@ -199,26 +202,31 @@ def _config(place: Place) -> ModelConfig:
     return adapter_config(place.own / "model") or read_model_config(place.whole / "model")
 
 
-def _read(model: ServedModel, place: Place, config: ModelConfig, planned: Footprint, device: str) -> Resident:
-    checkpoint.verify(place.own, manifest_sha256=model.manifest_sha256, below="model/")
-    if model.base is None:
-        decoder = load_model(place.own / "model", dtype=planned.dtype, device=device).eval()
+def _read(served: ServedModel, place: Place, planned: Footprint, device: str) -> Resident:
+    checkpoint.verify(place.own, manifest_sha256=served.manifest_sha256, below="model/")
+    if served.base is None:
+        model = load_model(place.own / "model", dtype=planned.dtype, device=device).eval()
     else:
-        checkpoint.verify(place.whole, manifest_sha256=model.base.manifest_sha256, below="model/")
+        checkpoint.verify(place.whole, manifest_sha256=served.base.manifest_sha256, below="model/")
         whole, own = place.whole / "model", place.own / "model"
-        decoder = load_merged(whole, own, dtype=planned.dtype, device=device).eval()
-    pack_linears(decoder)
+        model = load_merged(whole, own, dtype=planned.dtype, device=device).eval()
+    pack_linears(model)
+    return Resident(
+        served=served,
+        model=model,
+        tokenizer=Tokenizer.load(place.own / "model"),
+        engine=_engine(model, planned, device) if generates(model.config) else None,
+        context_length=planned.context_length,
+        num_bytes=planned.num_bytes,
+    )
+
+
+def _engine(model: Transformer, planned: Footprint, device: str) -> Engine:
     cache = KVCache(
-        config,
+        model.config,
         num_slots=planned.num_slots,
         context_length=planned.context_length,
         dtype=planned.dtype,
         device=device,
     )
-    return Resident(
-        model=model,
-        config=config,
-        tokenizer=Tokenizer.load(place.own / "model"),
-        engine=Engine(decoder, cache),
-        num_bytes=planned.num_bytes,
-    )
+    return Engine(model, cache)

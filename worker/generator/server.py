@@ -1,6 +1,7 @@
 """The generator's HTTP side: plain ASGI, so that a client who leaves is felt at once, streamed or not.
 
 POST /generate    GenerationRequest -> Answer lines (NDJSON); an Error with a status where it was not admitted
+POST /read        ReadingRequest -> Readings
 POST /tokenize    TokenizeRequest -> TokenIds
 GET  /healthz     200 while the computing thread moves
 """
@@ -9,6 +10,7 @@ import asyncio
 import hmac
 import json
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from core.data.chat_template import encode_prompt
+from core.endpoints import CHAT, CLASSIFICATIONS, COMPLETIONS, EMBEDDINGS, check_serves
 from core.errors import (
     CapacityExceeded,
     Conflict,
@@ -29,6 +32,9 @@ from core.errors import (
 )
 from core.generation.continuation import Continuation, continuations
 from core.generation_request import Error, GenerationRequest, TokenIds, TokenizeRequest
+from core.reading import read
+from core.reading.reader import Reader
+from core.reading_request import ReadingRequest
 from worker.generator.loop import EngineLoop, Stream
 from worker.generator.residents import MAX_SLOTS, Resident, Residents
 
@@ -70,6 +76,8 @@ class Server:
         self._write_timeout_seconds = write_timeout_seconds
         self._num_admitting = 0
         self._admission = ThreadPoolExecutor(ADMISSION_THREADS, thread_name_prefix="admission")
+        self._num_reading = 0
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="reading")
 
     @property
     def is_healthy(self) -> bool:
@@ -93,6 +101,10 @@ class Server:
                     self._check_token(scope)
                     request = await self._read(receive, GenerationRequest)
                     await _while_connected(receive, self._generate(request, send))
+                case "POST", "/read":
+                    self._check_token(scope)
+                    reading = await self._read(receive, ReadingRequest)
+                    await _while_connected(receive, self._say(reading, send))
                 case "POST", "/tokenize":
                     self._check_token(scope)
                     wanted = await self._read(receive, TokenizeRequest)
@@ -151,6 +163,8 @@ class Server:
         try:
             resident = await self.residents.take(request.model)
             try:
+                check_serves(resident.config, CHAT if request.messages else COMPLETIONS)
+                assert resident.engine is not None
                 answers = await self._in_thread(_admit, resident, request)
                 return resident, self.loop.submit(resident.engine, answers)
             except BaseException:
@@ -158,6 +172,25 @@ class Server:
                 raise
         finally:
             self._num_admitting -= 1
+
+    async def _say(self, request: ReadingRequest, send: Send) -> None:
+        """One request after the other: each fills the processors. Who leaves is noticed between batches."""
+        if self._num_reading >= self.loop.max_waiting:
+            raise self.loop.busy(self._num_reading)
+        self._num_reading += 1
+        left = threading.Event()
+        resident = None
+        try:
+            resident = await self.residents.take(request.model)
+            check_serves(resident.config, EMBEDDINGS if resident.config.head == "embedding" else CLASSIFICATIONS)
+            reader = Reader(resident.model, resident.tokenizer, resident.renderer, left.is_set)
+            said = await asyncio.get_running_loop().run_in_executor(self._reading, read, reader, request)
+            await _respond(send, 200, said.model_dump_json().encode())
+        finally:
+            left.set()
+            self._num_reading -= 1
+            if resident is not None:
+                resident.release()
 
     async def _tokenize(self, request: TokenizeRequest, send: Send) -> None:
         resident = await self.residents.take(request.model)
