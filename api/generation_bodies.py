@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, StrictInt, StrictStr, ValidationInfo
 from core.data.messages import conversation_of
 from core.errors import InvalidRequest
 from core.generation_request import MAX_CHOICES, Message, Prompt
+from core.models.config import Kind
 from core.sampling_params import SamplingParams
 from core.spec import Spec
 
@@ -60,6 +61,12 @@ class _Sampled(Spec):
     logit_bias: Annotated[dict[int, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=300)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    num_beams: Annotated[StrictInt, Field(ge=1, le=16)] | None = Field(
+        default=None, description="ours, for encoder-decoders; more than 1: beam search, `n` of them at most are given"
+    )
+    length_penalty: Annotated[float, Field(ge=-10.0, le=10.0)] | None = Field(
+        default=None, description="ours, of beam search: scores are divided by length to this power; default: 1"
+    )
     user: Text | None = None
 
     @field_validator("stream_options")
@@ -69,6 +76,21 @@ class _Sampled(Spec):
             raise ValueError("this needs `stream: true`; set it, or leave this out")
         return value
 
+    @model_validator(mode="after")
+    def _beams_do_not_draw(self) -> Self:
+        if (self.num_beams or 1) == 1:
+            if self.length_penalty is not None:
+                raise ValueError("`length_penalty` needs `num_beams` of 2 or more; set it, or leave this out")
+            return self
+        harmless: dict[str, object] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "presence_penalty": 0.0}
+        harmless |= {"frequency_penalty": 0.0, "logit_bias": {}, "best_of": self.n}
+        for name, value in harmless.items():
+            if getattr(self, name, None) not in (None, value):
+                raise ValueError(f"`{name}` has no meaning in beam search (`num_beams`); leave one of the two out")
+        if getattr(self, "logprobs", None) not in (None, False) or type(getattr(self, "logprobs", None)) is int:
+            raise ValueError("`logprobs` are not told of beam search (`num_beams`); leave one of the two out")
+        return self
+
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
@@ -76,7 +98,8 @@ class _Sampled(Spec):
     def _sampling(self, **more: object) -> SamplingParams:
         """Nulls are defaults."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        names = ("temperature", "top_p", "top_k", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias")
+        names = ("temperature", "top_p", "top_k", "n", "seed", "presence_penalty", "frequency_penalty", "logit_bias",
+                 "num_beams", "length_penalty")  # fmt: skip
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         return SamplingParams.model_validate(given | {"stop": [text for text in stop if text]} | more)
 
@@ -120,9 +143,10 @@ class CompletionBody(_Sampled):
             return (tuple(id for id in prompt if isinstance(id, int)),)
         return tuple(part if isinstance(part, str) else tuple(part) for part in prompt if not isinstance(part, int))
 
-    @property
-    def sampling(self) -> SamplingParams:
-        max_tokens = 16 if self.max_tokens is None else self.max_tokens
+    def sampling(self, kind: Kind) -> SamplingParams:
+        """What nobody asks more of ends after 16 tokens, as OpenAI's; an encoder-decoder's answer ends by itself."""
+        usual = None if kind == "encoder_decoder" else 16
+        max_tokens = usual if self.max_tokens is None else self.max_tokens
         return self._sampling(max_tokens=max_tokens, logprobs=self.logprobs, echo=bool(self.echo))
 
 
@@ -170,8 +194,7 @@ class ChatBody(_Sampled):
             raise ValueError("`max_tokens` says another number; give one of the two")
         return value
 
-    @property
-    def sampling(self) -> SamplingParams:
+    def sampling(self, kind: Kind) -> SamplingParams:
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         return self._sampling(max_tokens=self.max_completion_tokens or self.max_tokens, logprobs=logprobs)
 

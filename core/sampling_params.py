@@ -20,3 +20,5 @@ class SamplingParams(Spec):
     presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
     logit_bias: dict[int, float] = Field(default_factory=dict, max_length=300)
+    num_beams: int = Field(default=1, ge=1, le=16, description="more than 1: beam search instead of drawing")
+    length_penalty: float = Field(default=1.0, ge=-10.0, le=10.0, description="of beam search; more: longer answers")

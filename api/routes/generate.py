@@ -30,10 +30,11 @@ WRITE_TIMEOUT_SECONDS = 30.0
 @router.post("/completions", summary="Continue a text", response_class=Response)
 async def create_completion(body: Annotated[CompletionBody, Body()], caller: Speaker, provided: Provided) -> Response:
     model, places = await generators.serving(provided, caller, body.model, COMPLETIONS)
+    sampling = body.sampling(model.config.kind)
     request = GenerationRequest(
-        id=new_id("gen-"), model=generators.served(model), prompts=body.prompts, sampling=body.sampling
+        id=new_id("gen-"), model=generators.served(model), prompts=body.prompts, sampling=sampling
     )
-    reply = Completion(model.name, _fingerprint(model), len(body.prompts) * body.sampling.n)
+    reply = Completion(model.name, _fingerprint(model), len(body.prompts) * sampling.n)
     return Generated(provided, places, request, reply, body)
 
 
@@ -41,10 +42,9 @@ async def create_completion(body: Annotated[CompletionBody, Body()], caller: Spe
 async def create_chat_completion(body: Annotated[ChatBody, Body()], caller: Speaker, provided: Provided) -> Response:
     turns = body.turns
     model, places = await generators.serving(provided, caller, body.model, CHAT)
-    request = GenerationRequest(
-        id=new_id("gen-"), model=generators.served(model), messages=turns, sampling=body.sampling
-    )
-    reply = Chat(model.name, _fingerprint(model), body.sampling.n)
+    sampling = body.sampling(model.config.kind)
+    request = GenerationRequest(id=new_id("gen-"), model=generators.served(model), messages=turns, sampling=sampling)
+    reply = Chat(model.name, _fingerprint(model), sampling.n)
     return Generated(provided, places, request, reply, body)
 
 

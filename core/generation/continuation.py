@@ -1,20 +1,20 @@
 """`Continuation`: one answer while it is being written, and how its tokens become the lines that are sent."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from core.data.tokenizer import Tokenizer
-from core.errors import InvalidRequest
-from core.generation.sampling import Sampler
+from core.errors import CoreError, InvalidRequest
+from core.generation.sampling import Ranked, Sampler
 from core.generation.text import Piece, TextStream
 from core.generation_request import Done, Error, ScoredToken, Scores, Token
 from core.sampling_params import SamplingParams
 
 Line = Token | Done | Error
-Ranked = tuple[float, list[tuple[int, float]]]
-"""log-probability of a token, and the most probable tokens at its place with theirs"""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -109,6 +109,14 @@ def _spelled(tokenizer: Tokenizer, token: int, logprob: float | None) -> dict[st
     return {"token": spelling.decode("utf-8", "replace"), "bytes": shown, "logprob": logprob}
 
 
+def failure(error: Exception) -> Error:
+    """The last line of an answer that failed."""
+    if isinstance(error, CoreError):
+        return Error(code=error.code, message=error.message, param=error.param, hint=error.hint)
+    _log.error("an answer failed", exc_info=error)
+    return Error(code="internal_error", message="The generator failed on this request; its log says why.")
+
+
 def continuations(
     prompts: Sequence[Sequence[int]],
     params: SamplingParams,
@@ -116,17 +124,23 @@ def continuations(
     *,
     context_length: int,
     vocab_size: int,
+    are_sources: bool = False,
 ) -> list[Continuation]:
     """The answers to a request, `n` for each prompt; refuses here, before any tensor, what can never be served.
 
+    `are_sources`: an encoder reads the prompts, and the answers have the context for themselves.
+
     Raises:
-        InvalidRequest: a prompt does not fit the context (code `context_length_exceeded`) or an id does not exist.
+        InvalidRequest: a prompt does not fit the context (code `context_length_exceeded`), an id does not exist, or
+            this kind of model does not do it.
     """
     _check_ids("logit_bias", params.logit_bias, vocab_size)
+    _check_kind(params, are_sources=are_sources)
     answers: list[Continuation] = []
     for ids in prompts:
         _check_ids("prompt", ids, vocab_size)
-        max_tokens = _room(len(ids), params.max_tokens, context_length)
+        room = _room_beside_source if are_sources else _room
+        max_tokens = room(len(ids), params.max_tokens, context_length)
         prompt = Prompt(ids=list(ids), is_scored=params.echo and params.logprobs is not None)
         answers += [
             Continuation(
@@ -149,6 +163,38 @@ def _check_ids(param: str, ids: Sequence[int] | dict[int, float], vocab_size: in
         raise InvalidRequest(
             f"{param}: token id {wrong} does not exist; this model's ids are 0 to {vocab_size - 1}", param=param
         )
+
+
+def _check_kind(params: SamplingParams, *, are_sources: bool) -> None:
+    if params.num_beams > 1 and not are_sources:
+        raise InvalidRequest(
+            "`num_beams`: only encoder-decoders are searched with beams, and this model is a decoder.",
+            param="num_beams",
+            hint="Leave it out; `temperature` 0 takes the likeliest token each time.",
+        )
+    if params.num_beams > 1 and params.n > params.num_beams:
+        raise InvalidRequest(
+            f"`n`: {params.num_beams} beams find {params.num_beams} answers at most, not {params.n}.", param="n"
+        )
+    if params.max_tokens == 0 and are_sources:
+        raise InvalidRequest("`max_tokens`: an encoder-decoder's answer has at least 1.", param="max_tokens")
+    if params.echo and are_sources:
+        raise InvalidRequest(
+            "`echo`: the answer of an encoder-decoder does not go on from the prompt; leave it out.", param="echo"
+        )
+
+
+def _room_beside_source(source_tokens: int, max_tokens: int | None, context_length: int) -> int:
+    """An answer has as much room as a source: the context each."""
+    for param, count in (("prompt", source_tokens), ("max_tokens", max_tokens or 0)):
+        if count > context_length:
+            raise InvalidRequest(
+                f"This model reads at most {context_length} tokens, and writes at most as many; `{param}` asks for "
+                f"{count}.",
+                code="context_length_exceeded",
+                param=param,
+            )
+    return context_length if max_tokens is None else max_tokens
 
 
 def _room(prompt_tokens: int, max_tokens: int | None, context_length: int) -> int:

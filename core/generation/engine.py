@@ -8,21 +8,18 @@ fixed size, and batches are padded to `MIN_ROWS` rows, from where matrix product
 B rows, V vocabulary.
 """
 
-import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from core.errors import CoreError
 from core.generation import sampling
-from core.generation.continuation import Continuation, Line, Ranked
+from core.generation.continuation import Continuation, Line, failure
 from core.generation.kv_cache import KVCache
 from core.generation_request import Error
 from core.models.transformer import Transformer
 
-_log = logging.getLogger(__name__)
 PIECE_TOKENS = 256
 """of a prompt, computed at once"""
 MIN_ROWS = 4
@@ -41,6 +38,20 @@ class Engine:
     def submit(self, answers: Sequence[Continuation]) -> None:
         """Add to the queue; how long it may become is the caller's decision."""
         self.waiting.extend(answers)
+
+    @property
+    def num_waiting(self) -> int:
+        """Answers without a slot."""
+        return len(self.waiting)
+
+    @property
+    def num_free(self) -> int:
+        """Slots."""
+        return self.cache.num_free
+
+    @property
+    def num_used(self) -> int:
+        return self.cache.num_slots - self.cache.num_free
 
     @property
     def has_work(self) -> bool:
@@ -161,9 +172,9 @@ class Engine:
         for answer, logits_V, best, is_sound in zip(answers, logits_BV, best_B, sound_B, strict=True):
             try:
                 if not is_sound:
-                    raise _not_finite()
+                    raise sampling.not_finite()
                 token = answer.sampler.choose(logits_V, best)
-                lines = answer.take(token, _rank(answer, logits_V, token))
+                lines = answer.take(token, sampling.ranked(answer.params, logits_V, token))
             except Exception as error:  # as above: only this answer fails
                 yield answer, self._fail(answer, error)
                 continue
@@ -173,10 +184,7 @@ class Engine:
 
     def _fail(self, answer: Continuation, error: Exception) -> Error:
         self._leave(answer)
-        if isinstance(error, CoreError):
-            return Error(code=error.code, message=error.message, param=error.param, hint=error.hint)
-        _log.error("an answer failed", exc_info=error)
-        return Error(code="internal_error", message="The generator failed on this request; its log says why.")
+        return failure(error)
 
     def _leave(self, answer: Continuation) -> None:
         """Free the slot at once."""
@@ -195,18 +203,3 @@ class Engine:
 
     def _tensor(self, ids: Sequence[object]) -> Tensor:
         return torch.tensor(ids, device=self.device)
-
-
-def _rank(answer: Continuation, logits_V: Tensor, token: int) -> Ranked | None:
-    """The log-probability of a token that was chosen, where it is wanted."""
-    if answer.params.logprobs is None:
-        return None
-    taken = torch.tensor([token], device=logits_V.device)
-    return sampling.top_logprobs(logits_V[None], taken, answer.params.logprobs)[0]
-
-
-def _not_finite() -> CoreError:
-    return CoreError(
-        "The model's output is not finite: its weights hold NaN or infinity, or its activations overflow.",
-        code="nonfinite_logits",
-    )

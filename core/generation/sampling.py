@@ -13,8 +13,11 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from core.errors import CoreError
 from core.sampling_params import SamplingParams
 
+Ranked = tuple[float, list[tuple[int, float]]]
+"""log-probability of a token, and the most probable tokens at its place with theirs"""
 GREEDY_BELOW = 1e-4
 """a temperature that float32 logits should not be divided by"""
 FIRST_CANDIDATES = 1024
@@ -95,10 +98,25 @@ class Sampler:
         return int(torch.searchsorted(cumulative_C, at * cumulative_C[-1], right=True))
 
 
-def top_logprobs(logits_BV: Tensor, taken_B: Tensor, num: int) -> list[tuple[float, list[tuple[int, float]]]]:
+def top_logprobs(logits_BV: Tensor, taken_B: Tensor, num: int) -> list[Ranked]:
     """For each row the log-probability of the token that was taken, and the `num` most probable ones with theirs."""
     logprobs_BV = logits_BV.log_softmax(-1)
     taken = logprobs_BV.gather(-1, taken_B[:, None])[:, 0].tolist()
     best = logprobs_BV.topk(min(num, logits_BV.shape[-1]))
     values, ids = best.values.tolist(), best.indices.tolist()
     return [(t, list(zip(i, v, strict=True))) for t, i, v in zip(taken, ids, values, strict=True)]
+
+
+def ranked(params: SamplingParams, logits_V: Tensor, token: int) -> Ranked | None:
+    """The log-probability of a token that was chosen, where it is wanted."""
+    if params.logprobs is None:
+        return None
+    taken = torch.tensor([token], device=logits_V.device)
+    return top_logprobs(logits_V[None], taken, params.logprobs)[0]
+
+
+def not_finite() -> CoreError:
+    return CoreError(
+        "The model's output is not finite: its weights hold NaN or infinity, or its activations overflow.",
+        code="nonfinite_logits",
+    )

@@ -13,7 +13,7 @@ from core.data.batches import Lane
 from core.data.encodings.encoder import Encoder, Encoding
 from core.data.renderer import Renderer
 from core.data.tokenizer import Tokenizer
-from core.errors import CoreError
+from core.generation.sampling import not_finite
 from core.models.config import ModelConfig
 from core.models.transformer import Transformer
 from core.training.stats.forward import Forward
@@ -101,8 +101,5 @@ def _lane(rows: Sequence[Sequence[int]], device: torch.device) -> Lane:
 def _finite(out: Tensor) -> Tensor:
     out = out.float().cpu()
     if not out.isfinite().all():
-        raise CoreError(
-            "The model's output is not finite: its weights hold NaN or infinity, or its activations overflow.",
-            code="nonfinite_logits",
-        )
+        raise not_finite()
     return out

@@ -22,11 +22,11 @@ from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
 from core.errors import CoreError, Diverged, InvalidRequest
 from core.events import Phase
-from core.generation.continuation import Continuation, Line, Prompt, Ranked
+from core.generation.continuation import Continuation, Line, Prompt
 from core.generation.engine import Engine
 from core.generation.kv_cache import KVCache
 from core.generation.packed_linear import pack_linears
-from core.generation.sampling import Sampler
+from core.generation.sampling import Ranked, Sampler
 from core.generation.text import TextStream
 from core.generation_request import Done
 from core.graders.grade import Grade, GradingError, Item, Sample

@@ -16,14 +16,13 @@ import torch
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.generation.engine import Engine
 from core.generation_request import Error
 from core.jobs import workers
 from core.jobs.database import Database
 from core.jobs.ids import new_id
 from core.settings import Settings, settings
 from core.storage import open_storage
-from worker.generator.loop import EngineLoop
+from worker.generator.loop import AnyEngine, EngineLoop
 from worker.generator.residents import Residents
 from worker.generator.server import Server
 
@@ -121,7 +120,7 @@ class Generator:
         except SQLAlchemyError as error:
             _log.warning("the heartbeat row stays: %s", error)
 
-    def _reload(self, engine: Engine) -> None:
+    def _reload(self, engine: AnyEngine) -> None:
         """Called by the computing thread."""
         self._asyncio.call_soon_threadsafe(self.residents.discard, engine)
 

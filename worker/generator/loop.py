@@ -9,13 +9,16 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from core.errors import CapacityExceeded
 from core.generation.continuation import Continuation, Line
+from core.generation.encoder_decoder import EncoderDecoderEngine
 from core.generation.engine import Engine
 from core.generation_request import Error, Usage
 
 _log = logging.getLogger(__name__)
+AnyEngine = Engine | EncoderDecoderEngine
 BUFFERED_LINES = 256
 IDLE_SECONDS = 1.0
 MEASURED_ENDS = 64
@@ -75,7 +78,8 @@ class Stream:
                 other.is_paused = True
 
     def tell(self) -> None:
-        self._loop.call_soon_threadsafe(self._changed.set)
+        with suppress(RuntimeError):  # the event loop is closed, so nobody waits
+            self._loop.call_soon_threadsafe(self._changed.set)
 
     def _usage(self) -> Usage:
         prompts = {id(answer.prompt): len(answer.prompt.ids) for answer in self.answers}
@@ -88,12 +92,12 @@ class Stream:
 class EngineLoop:
     """Owns the thread. `submit` is for the event loop's thread."""
 
-    def __init__(self, *, max_waiting: int, on_poisoned: Callable[[Engine], None]) -> None:
+    def __init__(self, *, max_waiting: int, on_poisoned: Callable[[AnyEngine], None]) -> None:
         self.max_waiting = max_waiting
         self.ticked_at = time.monotonic()
         self._on_poisoned = on_poisoned
-        self._inbox: deque[tuple[Engine, Stream]] = deque()
-        self._streams: dict[Engine, dict[Continuation, Stream]] = {}
+        self._inbox: deque[tuple[AnyEngine, Stream]] = deque()
+        self._streams: dict[AnyEngine, dict[Continuation, Stream]] = {}
         self._wake = threading.Event()
         self._stopping = False
         self._last_word: Error | None = None
@@ -119,10 +123,10 @@ class EngineLoop:
     @property
     def num_waiting(self) -> int:
         """Answers for which there is no slot."""
-        unseated = Counter({engine: len(engine.waiting) for engine in list(self._streams)})
+        unseated = Counter({engine: engine.num_waiting for engine in list(self._streams)})
         for engine, stream in list(self._inbox):
             unseated[engine] += len(stream.answers)
-        return sum(max(0, count - engine.cache.num_free) for engine, count in unseated.items())
+        return sum(max(0, count - engine.num_free) for engine, count in unseated.items())
 
     def busy(self, waiting: int) -> CapacityExceeded:
         """Says how long the queue takes at the measured pace."""
@@ -131,7 +135,7 @@ class EngineLoop:
             retry_after_seconds=self._seconds_to_drain(waiting),
         )
 
-    def submit(self, engine: Engine, answers: Sequence[Continuation]) -> Stream:
+    def submit(self, engine: AnyEngine, answers: Sequence[Continuation]) -> Stream:
         """
         Raises:
             CapacityExceeded: the queue is full.
@@ -174,7 +178,7 @@ class EngineLoop:
             engine.submit(stream.answers)
             self._inbox.popleft()
 
-    def _step(self, engine: Engine) -> None:
+    def _step(self, engine: AnyEngine) -> None:
         streams = self._streams[engine]
         over = [answer for answer in streams if answer.is_cancelled]  # the step drops them; those flagged later wait
         try:

@@ -16,6 +16,7 @@ from core.data.renderer import Renderer
 from core.data.tokenizer import Tokenizer
 from core.endpoints import COMPLETIONS, endpoints
 from core.errors import CapacityExceeded, InvalidRequest
+from core.generation.encoder_decoder import EncoderDecoderEngine
 from core.generation.engine import Engine
 from core.generation.kv_cache import KVCache, bytes_per_token
 from core.generation.packed_linear import pack_linears
@@ -26,6 +27,7 @@ from core.models.transformer import Transformer
 from core.models.weights import load_model
 from core.storage import Storage
 from core.training import checkpoint
+from worker.generator.loop import AnyEngine
 
 _log = logging.getLogger(__name__)
 MAX_SLOTS = 32
@@ -56,7 +58,8 @@ def footprint(config: ModelConfig, *, memory_bytes: int) -> Footprint:
     dtype = torch.bfloat16 if parameters >= BFLOAT16_FROM_PARAMETERS else torch.float32
     weights = parameters * dtype.itemsize
     room = min(CACHE_FRACTION * memory_bytes, memory_bytes - weights)
-    tokens = int(room // bytes_per_token(config, dtype))
+    per_token = bytes_per_token(config, dtype) * (2 if config.kind == "encoder_decoder" else 1)  # source and answer
+    tokens = int(room // per_token)
     if tokens < min(config.context_length, 256):
         raise InvalidRequest(
             f"The model needs {weights} bytes for its weights; this generator may use {memory_bytes} for all models.",
@@ -68,7 +71,7 @@ def footprint(config: ModelConfig, *, memory_bytes: int) -> Footprint:
         return Footprint(dtype, 0, config.context_length, weights)
     context = min(config.context_length, tokens)
     slots = max(1, min(MAX_SLOTS, tokens // context))
-    return Footprint(dtype, slots, context, weights + slots * context * bytes_per_token(config, dtype))
+    return Footprint(dtype, slots, context, weights + slots * context * per_token)
 
 
 def generates(config: ModelConfig) -> bool:
@@ -82,7 +85,7 @@ class Resident:
     served: ServedModel
     model: Transformer
     tokenizer: Tokenizer
-    engine: Engine | None
+    engine: AnyEngine | None
     context_length: int
     num_bytes: int
     renderer: Renderer = field(default_factory=Renderer)
@@ -91,6 +94,11 @@ class Resident:
     @property
     def config(self) -> ModelConfig:
         return self.model.config
+
+    @property
+    def reads_sources(self) -> bool:
+        """An encoder reads its prompts."""
+        return self.config.kind == "encoder_decoder"
 
     def release(self) -> None:
         self.num_users -= 1
@@ -113,8 +121,7 @@ class Residents:
 
     @property
     def num_slots_used(self) -> int:
-        caches = [resident.engine.cache for resident in self._resident.values() if resident.engine is not None]
-        return sum(cache.num_slots - cache.num_free for cache in caches)
+        return sum(resident.engine.num_used for resident in self._resident.values() if resident.engine is not None)
 
     async def take(self, model: ServedModel) -> Resident:
         """The loaded model; the caller must `release` it.
@@ -136,7 +143,7 @@ class Residents:
             self._resident.move_to_end(model.manifest_sha256)
         return resident
 
-    def discard(self, engine: Engine) -> None:
+    def discard(self, engine: AnyEngine) -> None:
         """Forget the model of an engine in an unknown state: the next request loads it anew."""
         for key, resident in list(self._resident.items()):
             if resident.engine is engine:
@@ -211,17 +218,20 @@ def _read(served: ServedModel, place: Place, planned: Footprint, device: str) ->
         whole, own = place.whole / "model", place.own / "model"
         model = load_merged(whole, own, dtype=planned.dtype, device=device).eval()
     pack_linears(model)
+    tokenizer = Tokenizer.load(place.own / "model")
     return Resident(
         served=served,
         model=model,
-        tokenizer=Tokenizer.load(place.own / "model"),
-        engine=_engine(model, planned, device) if generates(model.config) else None,
+        tokenizer=tokenizer,
+        engine=_engine(model, tokenizer, planned, device) if generates(model.config) else None,
         context_length=planned.context_length,
         num_bytes=planned.num_bytes,
     )
 
 
-def _engine(model: Transformer, planned: Footprint, device: str) -> Engine:
+def _engine(model: Transformer, tokenizer: Tokenizer, planned: Footprint, device: str) -> AnyEngine:
+    if model.config.kind == "encoder_decoder":
+        return EncoderDecoderEngine(model, tokenizer, num_slots=planned.num_slots)
     cache = KVCache(
         model.config,
         num_slots=planned.num_slots,

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from core.data.chat_template import encode_prompt
+from core.data.examples import Conversation
 from core.endpoints import CHAT, CLASSIFICATIONS, COMPLETIONS, EMBEDDINGS, check_serves
 from core.errors import (
     CapacityExceeded,
@@ -219,9 +220,8 @@ class Server:
 
 def _admit(resident: Resident, request: GenerationRequest) -> list[Continuation]:
     """Token ids of what was asked, refused if they cannot be served."""
-    tokenizer = resident.tokenizer
     if request.messages:
-        prompts = [encode_prompt(tokenizer, request.conversation, resident.renderer)]
+        prompts = [_chat_ids(resident, request.conversation)]
     else:
         prompts = [
             _prompt_ids(resident, prompt) if isinstance(prompt, str) else list(prompt) for prompt in request.prompts
@@ -229,21 +229,29 @@ def _admit(resident: Resident, request: GenerationRequest) -> list[Continuation]
     return continuations(
         prompts,
         request.sampling,
-        tokenizer,
+        resident.tokenizer,
         context_length=resident.context_length,
         vocab_size=resident.config.vocab_size,
+        are_sources=resident.reads_sources,
     )
 
 
 def _ids_of(resident: Resident, request: TokenizeRequest) -> list[int]:
     if request.messages:
-        return encode_prompt(resident.tokenizer, request.conversation, resident.renderer)
+        return _chat_ids(resident, request.conversation)
     return _prompt_ids(resident, request.text or "")
 
 
+def _chat_ids(resident: Resident, conversation: Conversation) -> list[int]:
+    ids = encode_prompt(resident.tokenizer, conversation, resident.renderer)
+    return [*ids, resident.tokenizer.end_of_text] if resident.reads_sources else ids
+
+
 def _prompt_ids(resident: Resident, text: str) -> list[int]:
-    """As the tokenizer's authors begin a text; an empty prompt is the beginning of a document."""
+    """As the tokenizer's authors begin a text, and as sources end; an empty prompt is the beginning of a document."""
     tokenizer = resident.tokenizer
+    if resident.reads_sources:
+        return [*tokenizer.encode(text), tokenizer.end_of_text]
     if tokenizer.prepends_start or not text:
         return [tokenizer.start_of_text, *tokenizer.encode(text)]
     return tokenizer.encode(text)

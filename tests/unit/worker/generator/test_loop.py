@@ -22,24 +22,23 @@ def answers(num: int, *, max_tokens: int = 5) -> list[Continuation]:
     return continuations([[65]] * num, params, TOKENIZER, context_length=2 * 10**9, vocab_size=300)
 
 
-class Slots:
-    def __init__(self, num_free: int) -> None:
-        self.num_free = num_free
-
-
 class CountingEngine:
     """Says A for each answer at each step. `fails_at`: raises from that step on."""
 
     def __init__(self, *, num_free: int = 100, fails_at: int = -1) -> None:
-        self.cache = Slots(num_free)
+        self.num_free = num_free
         self.waiting: list[Continuation] = []
         self.running: list[Continuation] = []
         self.steps, self.fails_at = 0, fails_at
 
     def submit(self, given: list[Continuation]) -> None:
-        self.running += given[: self.cache.num_free]
-        self.waiting += given[self.cache.num_free :]
-        self.cache.num_free -= min(len(given), self.cache.num_free)
+        self.running += given[: self.num_free]
+        self.waiting += given[self.num_free :]
+        self.num_free -= min(len(given), self.num_free)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.waiting)
 
     @property
     def has_work(self) -> bool:
