@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 from fastapi import FastAPI
 
-from api import errors, logs, openapi
+from api import errors, openapi
 from api.dependencies import Services
 from api.figures import Figures
 from api.middleware import BodyLimit, Exchange
@@ -31,6 +31,7 @@ from api.routes import (
     workers,
 )
 from api.tail import Tail
+from core import logs
 from core.jobs.database import Database
 from core.jobs.housekeeping import Housekeeping
 from core.jobs.queue import make_celery
@@ -68,7 +69,7 @@ def create_app(given: Settings | None = None) -> FastAPI:
     database, probe = Database(chosen.database_url), Database(chosen.database_url, pool_size=1)
     storage = open_storage(chosen.storage_url)
     celery = make_celery(chosen.redis_url)
-    figures = Figures(database)
+    figures = Figures(database, storage)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

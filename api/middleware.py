@@ -47,9 +47,10 @@ class Exchange:
         client_id = _UNPRINTABLE.sub("", headers.get("x-request-id", ""))[:128]
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
+        is_first = True
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_first
             if message["type"] == "http.response.start":
                 status = message["status"]
                 answer = MutableHeaders(scope=message)
@@ -59,6 +60,10 @@ class Exchange:
                 answer["openai-processing-ms"] = str(round((time.perf_counter() - began) * 1000))
                 for name, value in SECURITY_HEADERS.items():
                     answer.setdefault(name, value)
+            elif is_first and message.get("body"):
+                is_first = False
+                if message.get("more_body"):
+                    self.figures.count_first_byte(_route(scope), time.perf_counter() - began)
             await send(message)
 
         try:
@@ -87,7 +92,7 @@ class Exchange:
 
     def _note(self, scope: Scope, request_id: str, client_id: str, status: int, seconds: float) -> None:
         """One line, without query string, body or key; a status of 0 means that the client left first."""
-        route = getattr(scope.get("route"), "path", "")
+        route = _route(scope)
         caller = scope["state"].get("caller")
         self.figures.count_request(scope["method"], route, status, seconds)
         access.info(
@@ -106,6 +111,11 @@ class Exchange:
                 "client": (scope.get("client") or [None])[0],
             },
         )
+
+
+def _route(scope: Scope) -> str:
+    """The template of the path, without ids."""
+    return getattr(scope.get("route"), "path", "")
 
 
 class BodyLimit:

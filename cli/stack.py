@@ -34,7 +34,7 @@ class Stack:
         self.logs = settings.home / "logs"
         self.logs.mkdir(exist_ok=True)
         python = [sys.executable, "-P", "-m"]
-        celery = [*python, "celery", "-A", "worker.app", "worker", "--without-gossip", "--without-mingle"]
+        celery = [*python, "celery", "-q", "-A", "worker.app", "worker", "--without-gossip", "--without-mingle"]
         drain = settings.drain_seconds + 20.0
         self.queue = self._child("queue", valkey_command(settings)) if _own_queue(settings) else None
         self.api = self._child(

@@ -89,7 +89,7 @@ class Stack:
         """A Celery worker; by default one for both queues, which starts quicker than two."""
         process = self.start(
             name,
-            *("-m", "celery", "-A", "worker.app", "worker", "-Q", queues, "-c", str(processes)),
+            *("-m", "celery", "-q", "-A", "worker.app", "worker", "-Q", queues, "-c", str(processes)),
             *("-n", f"{name}@test", "--without-gossip", "--without-mingle"),
             **settings,
         )

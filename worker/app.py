@@ -7,12 +7,12 @@ supervises one job at a time in its main thread, and keeps a warm spare where it
 import logging
 import os
 import socket
-import sys
 from importlib.metadata import version
 from typing import Any
 
 from celery import Task, signals
 
+from core import logs
 from core.jobs import queue
 from core.jobs.database import Database
 from core.jobs.housekeeping import Housekeeping
@@ -69,11 +69,8 @@ def on_hint(task: Task, *_hint: object) -> None:
 
 
 def _set_up_logging(**_: Any) -> None:
-    logging.basicConfig(
-        level=settings().log_level.upper(),
-        format="%(asctime)s %(levelname)s %(processName)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    """In the place of Celery's own, colours and all."""
+    logs.own_process(settings().log_level)
 
 
 def _before_the_pool(sender: Any, **_: Any) -> None:
@@ -109,6 +106,7 @@ def _shut_down(**_: Any) -> None:
 
 
 app.task(name=WORK, bind=True)(on_hint)
+signals.celeryd_init.connect(_set_up_logging)  # before Celery warns of anything
 signals.setup_logging.connect(_set_up_logging)
 signals.worker_init.connect(_before_the_pool)
 signals.worker_process_init.connect(_in_a_pool_process)

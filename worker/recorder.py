@@ -29,7 +29,7 @@ from core.settings import Settings
 from core.storage import Storage
 from worker import checkpoints
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 LOG_PIECE_BYTES = 64 << 10
 HASTE_SECONDS = 0.05
@@ -64,6 +64,7 @@ class Recorder:
             claim,
             run_dir,
         )
+        self.log = logging.LoggerAdapter(_log, {"job": claim.job_id, "attempt": claim.fence})
         self.desired = "run"
         self.keep, self.keep_best = 1, False
         self.committed: dict[str, str] = {}
@@ -175,7 +176,7 @@ class Recorder:
             code = lost.code if isinstance(lost, StorageFull) else "checkpoint_not_stored"
             message = f"The checkpoint of step {step} could not be stored: {lost} The next one is tried again."
             self._warnings.append(Warned(code=code, message=message))
-            log.warning("%s: %s", self.claim.job_id, message)
+            self.log.warning("%s", message)
 
     def insist(self, body: Callable[[Session], T]) -> T:
         """A transaction that must land: tried again while the database is away.
@@ -242,7 +243,7 @@ class Recorder:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-            log.warning("%s: database away: %s", self.claim.job_id, str(error).splitlines()[0])
+            self.log.warning("database away: %s", str(error).splitlines()[0])
         if now - self._away_since > self.settings.max_offline_seconds:
             raise DatabaseGone(f"The database has been away for {now - self._away_since:.0f} s.")
 

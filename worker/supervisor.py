@@ -31,7 +31,7 @@ from worker.place import Place
 from worker.recorder import DatabaseGone, Recorder
 from worker.slots import Share
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 Reason = Literal["pause", "cancel", "drain", "hung", "max_runtime"]
 LOOK_SECONDS = 0.05
 CANCEL_SECONDS = 2.0
@@ -47,12 +47,12 @@ def supervise(place: Place, claim: Claim, share: Share | None) -> bool:
     try:
         attempt.run()
     except LeaseLost as error:
-        log.warning("%s The child is killed and nothing is written.", error)
+        attempt.log.warning("%s The child is killed and nothing is written.", error)
         attempt.abandon()
     except DatabaseGone as error:
-        log.error("%s: %s The attempt is given up.", claim.job_id, error)
+        attempt.log.error("%s The attempt is given up.", error)
     except Exception as error:  # a bug of ours must not look like a silent worker
-        log.exception("supervision of %s has failed", claim.job_id)
+        attempt.log.exception("supervision has failed")
         attempt.give_up(error)
     finally:
         died = attempt.clean_up()
@@ -62,6 +62,7 @@ def supervise(place: Place, claim: Claim, share: Share | None) -> bool:
 class Supervisor:
     def __init__(self, place: Place, claim: Claim, share: Share | None) -> None:
         self.place, self.claim, self.share = place, claim, share
+        self.log = logging.LoggerAdapter(_log, {"job": claim.job_id, "attempt": claim.fence})
         self.settings, self.storage = place.settings, place.storage
         self.folder = place.settings.scratch_dir / claim.job_id / "attempts"
         self.run_dir = RunDir(self.folder / str(claim.fence))
@@ -113,7 +114,7 @@ class Supervisor:
         env = {"HOME": str(path), "TMPDIR": str(path / "tmp")} | (self.share.env if self.share else {})
         threads = self.work.plan.threads if self.work.plan else self.place.light_threads
         self.child = self.place.start(self.work.program, path, env=env, threads=threads)
-        log.info("%s: attempt %d is process %d", self.claim.job_id, self.claim.fence, self.child.pid)
+        self.log.info("%s is process %d", self.claim.stage, self.child.pid)
 
     # --- while it runs ---
 
@@ -142,7 +143,7 @@ class Supervisor:
         elif self.stopping not in (None, "cancel") and self.recorder.desired == "cancel":
             self._stop(running, "cancel")
         if time.monotonic() > self.deadline and self.stopping is not None:
-            log.warning("%s: no end within the grace (%s): killed", self.claim.job_id, self.stopping)
+            self.log.warning("no end within the grace (%s): killed", self.stopping)
             running.kill()
 
     def _reason_to_stop(self) -> Reason | None:
@@ -166,7 +167,7 @@ class Supervisor:
     def _stop(self, running: Child, reason: Reason) -> None:
         grace = {"cancel": CANCEL_SECONDS, "hung": HUNG_SECONDS}.get(reason, self.settings.drain_seconds)
         self.stopping, self.deadline = reason, time.monotonic() + grace
-        log.info("%s: stopping (%s)", self.claim.job_id, reason)
+        self.log.info("stopping (%s)", reason)
         if reason == "hung":
             running.send(signal.SIGUSR1)  # a trace of where it stands, into its log
         running.send(signal.SIGTERM)
@@ -282,7 +283,7 @@ class Supervisor:
                 retry_base_seconds=self.settings.retry_base_seconds,
             )
 
-        log.warning("%s: %s: %s", self.claim.job_id, failure.code, failure.message)
+        self.log.warning("%s: %s", failure.code, failure.message)
         self._end(end)
 
     def _mended(self, session: Session, job: Job, failure: Failed) -> Failed:
@@ -300,12 +301,14 @@ class Supervisor:
     def _end(self, body: Callable[[Session], object]) -> None:
         """The attempt's last transaction; then whoever may take the job next is told."""
 
-        def write(session: Session) -> str | None:
+        def write(session: Session) -> tuple[str, str]:
             job = store.held(session, self.claim)
             body(session)
-            return job.queue if job.state in ("validating", "queued") else None
+            return job.state, job.queue
 
-        if (name := self.recorder.insist(write)) is not None:
+        state, name = self.recorder.insist(write)
+        self.log.info("the attempt is over, the job is %s", state)
+        if state in ("validating", "queued"):
             queue.send_hint(self.place.celery, name, self.claim.job_id)
 
     def abandon(self) -> None:
@@ -321,7 +324,7 @@ class Supervisor:
         try:
             self._end_failed(failure(error).model_copy(update={"retryable": True}))
         except Exception:  # the lease runs out, and the reaper ends the attempt
-            log.exception("%s: the failure could not be recorded", self.claim.job_id)
+            self.log.exception("the failure could not be recorded")
 
     def clean_up(self) -> bool:
         """Nothing stays behind on scratch, and nobody stays alive. False: the child does not die."""

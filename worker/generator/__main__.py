@@ -16,6 +16,7 @@ import torch
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 
+from core import logs
 from core.generation_request import Error
 from core.jobs import workers
 from core.jobs.database import Database
@@ -156,7 +157,7 @@ def _die_with_the_engine(crash: threading.ExceptHookArgs) -> None:
 
 def main() -> None:
     config = settings()
-    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.own_process(config.log_level)
     if not config.generator_token:
         sys.exit("WEIGHTSMITH_GENERATOR_TOKEN is not set: give api and generator the same secret")
     threading.excepthook = _die_with_the_engine

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from api.logs import JsonLines
 from core.jobs.ids import new_key
+from core.logs import JsonLines
 
 
 def line(message: str, **extra: object) -> str:
@@ -49,3 +49,10 @@ def test_a_trace_is_one_field() -> None:
     except ValueError:
         record = logging.LogRecord("api", logging.ERROR, __file__, 1, "m", (), sys.exc_info())
     assert "boom" in json.loads(JsonLines().format(record))["trace"]
+
+
+def test_passwords_of_urls_are_cut_out() -> None:
+    found = json.loads(line("cannot reach postgresql://weightsmith:se:cret@db:5432/x and redis://:other@q/0"))[
+        "message"
+    ]
+    assert found == "cannot reach postgresql://weightsmith:…@db:5432/x and redis://:…@q/0"
