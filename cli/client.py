@@ -1,83 +1,17 @@
-"""The command line's way to the service: credentials, HTTP, and what an answer means for the exit code."""
+"""The command line's way to the service: HTTP, and what an answer means for the exit code."""
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from cli.problem import ExitCode, Problem
-from core.settings import client_environment
+from cli.credentials import Credentials
+from cli.problem import OF_STATUS, ExitCode, Problem
 
-CREDENTIALS = Path(".weightsmith") / "credentials.json"
 PAGE = 100
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-
-
-_OF_STATUS = {
-    401: ExitCode.NOT_SIGNED_IN,
-    403: ExitCode.NOT_SIGNED_IN,
-    404: ExitCode.NOT_FOUND,
-    409: ExitCode.WRONG_STATE,
-    429: ExitCode.NO_ROOM,
-    503: ExitCode.NO_ROOM,
-    507: ExitCode.NO_ROOM,
-}
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """Where the service is, and the key that opens it."""
-
-    base_url: str
-    """ends with /v1"""
-    api_key: str
-    source: str
-    """for people: which place they come from"""
-
-
-def find_credentials(base_url: str | None, api_key: str | None, *, start: Path | None = None) -> Credentials:
-    """Flags, then variables, then the credentials.json of `weightsmith up`, here or in a folder above.
-
-    Raises:
-        Problem: no key anywhere.
-    """
-    told = client_environment()
-    if api_key is None and base_url is None and "api_key" not in told:
-        file = _credentials_file(start or Path.cwd(), told.get("home"))
-        if file is not None:
-            return read_credentials(file)
-    key = api_key or told.get("api_key")
-    url = base_url or told.get("base_url") or "http://127.0.0.1:8000/v1"
-    if key is None:
-        raise Problem(
-            "not signed in: there is no API key",
-            exit_code=ExitCode.NOT_SIGNED_IN,
-            hint="start a stack here with `weightsmith up` (it writes .weightsmith/credentials.json), "
-            "or set WEIGHTSMITH_BASE_URL and WEIGHTSMITH_API_KEY",
-        )
-    return Credentials(url.rstrip("/"), key, "--api-key" if api_key else "WEIGHTSMITH_API_KEY")
-
-
-def _credentials_file(start: Path, home: str | None) -> Path | None:
-    if home is not None:
-        return file if (file := Path(home) / CREDENTIALS.name).is_file() else None
-    return next((file for folder in (start, *start.parents) if (file := folder / CREDENTIALS).is_file()), None)
-
-
-def read_credentials(file: Path) -> Credentials:
-    try:
-        found = json.loads(file.read_text())
-        return Credentials(str(found["base_url"]).rstrip("/"), str(found["api_key"]), str(file))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Problem(
-            f"{file} cannot be used: {error}",
-            exit_code=ExitCode.NOT_SIGNED_IN,
-            hint="`weightsmith up` writes it anew when it is removed",
-        ) from None
 
 
 class Client:
@@ -199,7 +133,7 @@ def _without_none(options: dict[str, Any]) -> dict[str, Any]:
 def _check(response: httpx.Response) -> None:
     if response.is_success:
         return
-    code = _OF_STATUS.get(response.status_code, ExitCode.FAILED)
+    code = OF_STATUS.get(response.status_code, ExitCode.FAILED)
     try:
         body = response.json()
     except ValueError:

@@ -30,7 +30,7 @@ from cli.up import running_stack, while_up
 if TYPE_CHECKING:
     from openai import OpenAI
 
-    from cli.client import Credentials
+    from cli.credentials import Credentials
 
 TAG = {"made_by": "weightsmith demo"}
 LOOK_SECONDS = 0.5

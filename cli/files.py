@@ -127,7 +127,7 @@ def rm(
     """
     session = session_of(ctx)
     for file in files:
-        session.confirm(f"Delete {file}?", yes=yes)
+        session.confirm(f"Delete {file}?", file, yes=yes)
         deleted = session.client.delete(f"files/{file}")
         if session.json:
             session.raw(deleted)
@@ -327,7 +327,7 @@ def _in_parts(
 @contextmanager
 def progress_bar(session: Session, name: str, num_bytes: int | None) -> Iterator[Callable[[int], None]]:
     """Yields `advance(num_bytes)`; shows a bar on a terminal when the file is large."""
-    if (num_bytes is not None and num_bytes < BAR_BYTES) or not session.screen.is_terminal or session.quiet:
+    if (num_bytes is not None and num_bytes < BAR_BYTES) or not session.lively:
         yield lambda num_bytes: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn

@@ -70,6 +70,6 @@ def rm(
       weightsmith keys rm key_abc --yes
     """
     session = session_of(ctx)
-    session.confirm(f"Revoke {key}? Whoever uses it is locked out.", yes=yes)
+    session.confirm(f"Revoke {key}? Whoever uses it is locked out.", key, yes=yes)
     deleted = session.client.delete(f"keys/{key}")
     session.raw(deleted) if session.json else session.say(f"revoked {key}")

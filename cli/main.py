@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import typer
+from typer._click.exceptions import ClickException
 from typer.core import TyperGroup
 
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
@@ -13,6 +14,9 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("cli.demo", "From raw text to a trained model that answers, in minutes"),
         "up": ("cli.up", "Keep a whole stack running on this machine"),
         "doctor": ("cli.doctor", "Look at what runs here and say what is wrong"),
+        "login": ("cli.config:login_app", "Remember a service and its key"),
+        "config": ("cli.config:config_app", "Which service is spoken to, and who says so"),
+        "help": ("cli.manual", "Explain a command, or the exit codes"),
     },
     "Every day": {
         "train": ("cli.train", "Upload a file and train on it, in one line"),
@@ -34,10 +38,11 @@ COMMANDS = {name: place for section in SECTIONS.values() for name, place in sect
 EPILOG = """
 \b
 Anywhere in the line:
-  --json             the API's answer, unchanged
+  --json[=FIELDS]    the API's answer, unchanged, or only id,state,…
   -q, --quiet        ids only
   --base-url URL     the service, e.g. http://127.0.0.1:8000/v1
   --api-key KEY      better in WEIGHTSMITH_API_KEY
+  --no-progress      lines instead of bars and screens
   --debug            the trace of an error
   --version          (alone) the version
 
@@ -57,7 +62,7 @@ Examples:
 
 # Every command takes these, wherever they stand in the line. Parsed by hand: typer would load pydantic for them,
 # which takes longer than all the rest of a `--help`.
-FLAGS = {"--json": "json", "--quiet": "quiet", "-q": "quiet"}
+FLAGS = {"--json": "json", "--quiet": "quiet", "-q": "quiet", "--no-progress": "no_progress", "--debug": "debug"}
 VALUED = {"--base-url": "base_url", "--api-key": "api_key"}
 
 
@@ -113,9 +118,11 @@ def take_options(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
             rest += [word, *words]
         elif word in FLAGS:
             found[FLAGS[word]] = True
+        elif name == "--json" and equals:
+            found |= {"json": True, "fields": tuple(filter(None, value.split(",")))}
         elif name in VALUED and (equals or (value := next(words, ""))):
             found[VALUED[name]] = value
-        elif word != "--debug":
+        else:
             rest.append(word)
     return found, rest
 
@@ -135,43 +142,61 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command. Errors become one message and an exit code, never a trace."""
     from cli.session import Session
 
-    arguments = sys.argv[1:] if arguments is None else arguments
-    found, rest = take_options(arguments)
+    found, rest = take_options(sys.argv[1:] if arguments is None else arguments)
+    debug = found.pop("debug", False)
     session = Session(**found)
     try:
-        if rest == ["--version"]:
-            from importlib.metadata import version
-
-            typer.echo(f"weightsmith {version('weightsmith')}")
-        else:
-            command, name, rest = find_command(rest)
-            command(args=rest, prog_name=name, obj=session)
-        sys.exit(0)
+        code = call(rest, session)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except Exception as error:
-        if "--debug" in arguments:
-            raise
-        sys.exit(report(error, as_json="json" in found))
+        if debug:
+            import traceback
+
+            traceback.print_exception(error)
+        code = report(error, as_json=session.json)
     finally:
         session.close()
+    sys.exit(code)
+
+
+def call(words: list[str], session: Any) -> int:
+    """Run the command that the words name; its exit code."""
+    if words == ["--version"]:
+        from importlib.metadata import version
+
+        typer.echo(f"weightsmith {version('weightsmith')}")
+        return 0
+    command, name, left = find_command(words)
+    code = command.main(args=left, prog_name=name, obj=session, standalone_mode=False)
+    return int(code) if isinstance(code, int) else 0
 
 
 def report(error: Exception, *, as_json: bool) -> int:
     """Say on standard error what went wrong and what to do; returns the exit code."""
-    from cli.problem import Problem
+    from cli.problem import ExitCode, Problem, an_envelope
 
+    if isinstance(error, typer.Abort):  # Ctrl-C or Ctrl-D where something was asked
+        typer.echo("\nnothing was done", err=True)
+        return ExitCode.INTERRUPTED
+    if isinstance(error, ClickException):
+        if as_json:
+            typer.echo(json.dumps(an_envelope(error.format_message())), err=True)
+        else:
+            error.show()
+        return ExitCode.USAGE
     if not isinstance(error, Problem):
-        typer.echo(f"weightsmith: this should not have happened: {type(error).__name__}: {error}", err=True)
-        typer.echo("The same command with --debug shows where.", err=True)
-        return 1
+        error = Problem(
+            f"this should not have happened: {type(error).__name__}: {error}",
+            hint="the same command with --debug shows where",
+        )
     if as_json:
-        typer.echo(json.dumps(error.envelope), err=True)
+        typer.echo(json.dumps(error.envelope, ensure_ascii=False), err=True)
         return error.exit_code
     typer.echo(f"weightsmith: {error.message}", err=True)
     if error.hint:
         typer.echo(f"  {error.hint}", err=True)
-    if error.request_id and error.exit_code == 1:
+    if error.request_id:
         typer.echo(f"  request {error.request_id}", err=True)
     return error.exit_code
 

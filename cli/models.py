@@ -91,7 +91,7 @@ def rm(
     """
     session = session_of(ctx)
     for model in models:
-        session.confirm(f"Delete {model} for good?", yes=yes)
+        session.confirm(f"Delete {model} for good?", model, yes=yes)
         deleted = session.client.delete(address(model))
         session.raw(deleted) if session.json else session.say(f"deleted {model}")
 

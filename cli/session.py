@@ -38,18 +38,28 @@ Column = Callable[[Any], "str | Cell | None"]
 
 class Session:
     def __init__(
-        self, *, json: bool = False, quiet: bool = False, base_url: str | None = None, api_key: str | None = None
+        self,
+        *,
+        json: bool = False,
+        fields: tuple[str, ...] = (),
+        quiet: bool = False,
+        no_progress: bool = False,
+        base_url: str | None = None,
+        api_key: str | None = None,
     ) -> None:
         self.json = json
+        self.fields = fields
         self.quiet = quiet
-        self._base_url = base_url
-        self._api_key = api_key
+        self.no_progress = no_progress
+        self.base_url = base_url
+        self.api_key = api_key
 
     @cached_property
     def client(self) -> "Client":
-        from cli.client import Client, find_credentials
+        from cli.client import Client
+        from cli.credentials import find_credentials
 
-        return Client(find_credentials(self._base_url, self._api_key))
+        return Client(find_credentials(self.base_url, self.api_key))
 
     def close(self) -> None:
         if "client" in vars(self):
@@ -68,6 +78,12 @@ class Session:
         from rich.console import Console
 
         return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+    @property
+    def lively(self) -> bool:
+        """Somebody looks at a terminal that can be drawn on again and again, and wants to."""
+        shown = self.screen.is_terminal and not self.screen.is_dumb_terminal
+        return shown and not (self.quiet or self.json or self.no_progress)
 
     def say(self, text: str) -> None:
         """Tell a person something that is no data. Nobody may be listening any more."""
@@ -133,22 +149,46 @@ class Session:
                 typer.echo(f"{name}\t{_one_line(cell.plain)}")
 
     def raw(self, found: Any) -> None:
-        """The API's own words."""
-        typer.echo(json.dumps(found, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+        """The API's own words, or the fields of them that were asked for."""
+        shown = picked(found, self.fields) if self.fields else found
+        typer.echo(json.dumps(shown, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
 
     def line(self, found: Any) -> None:
         """One object of a stream, on a line of its own, at once."""
-        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
+        shown = picked(found, self.fields) if self.fields else found
+        sys.stdout.write(json.dumps(shown, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
-    def confirm(self, question: str, *, yes: bool) -> None:
-        """Ask before something is destroyed; off a terminal only `--yes` will do."""
+    def confirm(self, question: str, name: str, *, yes: bool) -> None:
+        """Before something is destroyed its name is typed; off a terminal only `--yes` will do."""
         if yes:
             return
         if not sys.stdin.isatty():
             raise Problem(f"{question} Nobody is there to answer", exit_code=ExitCode.USAGE, hint="add --yes")
-        if not typer.confirm(question, err=True):
+        if typer.prompt(f"{question} Type its name to say yes", default="", show_default=False, err=True) != name:
             raise Problem("nothing was done", exit_code=ExitCode.FAILED)
+
+
+def picked(found: Any, fields: tuple[str, ...]) -> Any:
+    """Those fields of an object, or of each object of a list; a dot goes one deeper.
+
+    Raises:
+        Problem: no object has such a field.
+    """
+    if isinstance(found, dict) and found.get("object") == "list":
+        return found | {"data": [picked(one, fields) for one in found["data"]]}
+    return {field: _field(found, field) for field in fields}
+
+
+def _field(found: Any, path: str) -> Any:
+    for name in path.split("."):
+        if found is None:
+            return None
+        if not isinstance(found, dict) or name not in found:
+            known = ", ".join(found) if isinstance(found, dict) else "none"
+            raise Problem(f"--json: no field {name!r}; there are {known}", exit_code=ExitCode.USAGE)
+        found = found[name]
+    return found
 
 
 def session_of(ctx: typer.Context) -> Session:

@@ -89,7 +89,8 @@ class Stack:
         self._wait_ready(address, key)
 
     def _wait_ready(self, address: str, key: str) -> None:
-        from cli.client import Client, Credentials
+        from cli.client import Client
+        from cli.credentials import Credentials
 
         with closing(Client(Credentials(f"{address}/v1", key, "up"))) as client:
             self._wait_for(client)

@@ -59,6 +59,6 @@ def rm(
       weightsmith tokenizers rm tok_abc --yes
     """
     session = session_of(ctx)
-    session.confirm(f"Delete {tokenizer}?", yes=yes)
+    session.confirm(f"Delete {tokenizer}?", tokenizer, yes=yes)
     deleted = session.client.delete(f"tokenizers/{tokenizer}")
     session.raw(deleted) if session.json else session.say(f"deleted {tokenizer}")

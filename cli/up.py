@@ -28,7 +28,7 @@ from cli.session import Session, noun, session_of
 from cli.stack import SOCKETS, Stack
 
 if TYPE_CHECKING:
-    from cli.client import Credentials
+    from cli.credentials import Credentials
     from core.settings import Settings
 
 PORT = 8000
@@ -241,7 +241,7 @@ def running_stack(folder: Path) -> dict[str, Any] | None:
 @contextlib.contextmanager
 def while_up(folder: Path, tell: Callable[[str], None]) -> Iterator["Credentials"]:
     """The stack of this folder: the one that runs already, or one that ends with us, whatever happens to us."""
-    from cli.client import read_credentials
+    from cli.credentials import read_credentials
 
     if running_stack(folder) is not None:
         tell(f"one runs already in {folder}")

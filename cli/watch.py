@@ -156,8 +156,7 @@ def figures(job: dict[str, Any]) -> str:
 @contextmanager
 def display(session: Session, *, margin: str = "") -> Iterator[Display]:
     """A bar where there is a terminal, else lines; nothing at all with --quiet, one job a line with --json."""
-    lively = session.screen.is_terminal and not session.screen.is_dumb_terminal
-    if lively and not session.quiet and not session.json:
+    if session.lively:
         with Bar(session, margin) as bar:
             yield bar
     else:

@@ -139,9 +139,12 @@ def settings() -> Settings:
 
 
 def client_environment() -> dict[str, str]:
-    """What variables tell the command line: some of `base_url`, `api_key` and `home`."""
-    names = ("base_url", "api_key", "home")
-    return {name: value for name in names if (value := os.environ.get(_variable(name)))}
+    """What variables tell the command line: some of `base_url`, `api_key`, `home`, `openai_base_url`,
+    `openai_api_key` and `config_home`."""
+    names = {name: _variable(name) for name in ("base_url", "api_key", "home")}
+    names |= {"openai_base_url": "OPENAI_BASE_URL", "openai_api_key": "OPENAI_API_KEY"}
+    names |= {"config_home": "XDG_CONFIG_HOME"}
+    return {name: value for name, variable in names.items() if (value := os.environ.get(variable))}
 
 
 def machine_environment() -> dict[str, str]:

@@ -1,22 +1,29 @@
 """Where credentials come from, how lists and streams are read."""
 
+import io
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from cli.client import Client, Credentials, find_credentials
+from cli.client import Client
+from cli.credentials import Credentials, find_credentials
 from cli.problem import ExitCode, Problem
-from tests.unit.cli.conftest import FakeService, a_page
+from tests.unit.cli.conftest import FakeService, Run, a_page
 
-VARIABLES = ("WEIGHTSMITH_BASE_URL", "WEIGHTSMITH_API_KEY", "WEIGHTSMITH_HOME")
+VARIABLES = (
+    *("WEIGHTSMITH_BASE_URL", "WEIGHTSMITH_API_KEY", "WEIGHTSMITH_HOME", "OPENAI_BASE_URL", "OPENAI_API_KEY"),
+    *("XDG_CONFIG_HOME", "HOME"),
+)
 
 
 @pytest.fixture
-def nothing_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 def write_credentials(folder: Path, key: str = "from-file") -> None:
@@ -62,6 +69,44 @@ def test_no_key_anywhere_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="not signed in") as raised:
         find_credentials(None, None, start=tmp_path)
     assert "weightsmith up" in (raised.value.hint or "")
+
+
+@pytest.mark.usefixtures("nothing_told")
+def test_openais_key_is_taken_only_with_openais_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-for-openai")
+    with pytest.raises(Problem):
+        find_credentials(None, None, start=tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://10.0.0.5:8000/v1")
+    found = find_credentials(None, None, start=tmp_path)
+    assert (found.base_url, found.api_key) == ("http://10.0.0.5:8000/v1", "sk-for-openai")
+    with pytest.raises(Problem):
+        find_credentials("http://elsewhere/v1", None, start=tmp_path)
+
+
+@pytest.mark.usefixtures("nothing_told")
+def test_an_address_alone_takes_the_key_that_is_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_credentials(tmp_path / ".weightsmith")
+    monkeypatch.setenv("WEIGHTSMITH_BASE_URL", "http://127.0.0.1:8123/v1/")
+    assert find_credentials(None, None, start=tmp_path).api_key == "from-file"
+
+
+@pytest.mark.usefixtures("nothing_told")
+def test_login_is_the_last_place_and_config_says_who_won(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: FakeService, run: Run
+) -> None:
+    for name in VARIABLES[:2]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("ws_of_the_user\n"))
+    service.says("GET /v1/models", a_page())
+    assert run("login", service.base_url).code == ExitCode.DONE
+    file = tmp_path / "config" / "weightsmith" / "credentials.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert find_credentials(None, None).api_key == "ws_of_the_user"
+    write_credentials(tmp_path / ".weightsmith")
+    ran = run("config", "--json")
+    assert [row["state"] for row in ran.json["data"]] == ["", "", "", "used", "there"]
+    assert "ws_of_the_user" not in ran.out
 
 
 @pytest.mark.usefixtures("nothing_told")

@@ -1,33 +1,41 @@
 """The command itself: how fast it helps, what its exit codes mean, and that it never shows a trace."""
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from cli.main import COMMANDS, SECTIONS, find_command, load, take_options
-from cli.problem import ExitCode
-from tests.unit.cli.conftest import FakeService, Run, a_job
+from cli.main import COMMANDS, EPILOG, SECTIONS, find_command, load, take_options
+from cli.manual import page
+from cli.problem import MEANINGS, OF_STATUS, ExitCode
+from tests.unit.cli.conftest import FakeService, Run, a_job, a_page
 
-HELP_SECONDS = 0.2
+ROOT = Path(__file__).parents[3]
 
-
-def processor_seconds(*words: str) -> tuple[float, str]:
-    """What a call of the command costs in processor time, whoever else uses the machine."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-m", "cli.main", *words], capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+SLOW = ("asyncio", "core.settings", "httpx", "numpy", "openai", "psutil", "pydantic", "rich.console", "torch")
+"""Modules that take longer than a help page may."""
 
 
-@pytest.mark.parametrize("words", [["--help"], ["jobs", "--help"], ["jobs", "ls", "--help"], ["up", "--help"]])
-def test_help_is_there_at_once(words: list[str]) -> None:
-    costs, text = min((processor_seconds(*words) for _ in range(3)), key=lambda found: found[0])
-    assert "Usage: weightsmith" in text
-    assert costs <= HELP_SECONDS
+def imported(*words: str, **environment: str) -> tuple[set[str], str]:
+    """Which slow modules a call of the command loads, and what it prints."""
+    script = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print(*[m for m in {SLOW} if m in sys.modules], file=sys.stderr))\n"
+        f"from cli.main import main\nmain({list(words)})"
+    )
+    variables = {"PATH": "/usr/bin:/bin", "HOME": "/nowhere"} | environment
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=variables, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split()), done.stdout
+
+
+@pytest.mark.parametrize("words", ["--help", "jobs --help", "train --help", "up --help", "--version"])
+def test_help_loads_nothing_slow(words: str) -> None:
+    slow, text = imported(*words.split())
+    assert text
+    assert slow == set()
 
 
 def test_every_command_has_help_with_an_example() -> None:
@@ -48,32 +56,26 @@ def test_the_summaries_of_commands_fit_a_line() -> None:
             assert len(f"  {name:<10}  {summary}") <= 79
 
 
-@pytest.mark.parametrize(
-    ("status", "code"),
-    [
-        (400, ExitCode.FAILED),
-        (401, ExitCode.NOT_SIGNED_IN),
-        (403, ExitCode.NOT_SIGNED_IN),
-        (404, ExitCode.NOT_FOUND),
-        (409, ExitCode.WRONG_STATE),
-        (413, ExitCode.FAILED),
-        (429, ExitCode.NO_ROOM),
-        (500, ExitCode.FAILED),
-        (503, ExitCode.NO_ROOM),
-        (507, ExitCode.NO_ROOM),
-    ],
-)
-def test_exit_codes_of_answers(status: int, code: ExitCode, service: FakeService, run: Run) -> None:
+JOB = "job_" + "y" * 24
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 429, 500, 503, 507])
+def test_exit_codes_of_answers(status: int, service: FakeService, run: Run) -> None:
     error = {"message": "the reason", "type": "x", "param": None, "code": "some_code"}
-    service.says("POST /v1/jobs/job_x/cancel", (status, {"error": error}))
-    ran = run("jobs", "cancel", "job_x" + "x" * 24)
-    assert ran.code == ExitCode.NOT_FOUND  # another address: the fake knows nothing of it
-    service.says(f"POST /v1/jobs/job_{'y' * 24}/cancel", (status, {"error": error}))
-    ran = run("jobs", "cancel", "job_" + "y" * 24)
-    assert ran.code == code
+    service.says(f"POST /v1/jobs/{JOB}/cancel", (status, {"error": error}, {"x-request-id": "req_1"}))
+    ran = run("jobs", "cancel", JOB)
+    assert ran.code == OF_STATUS.get(status, ExitCode.FAILED)
     assert ran.out == ""
     assert "the reason" in ran.err
+    assert "request req_1" in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_the_table_of_exit_codes_is_the_one_in_the_code(run: Run) -> None:
+    rows = [line.split("\t") for line in run("help", "exit-codes").out.splitlines()]
+    assert [int(row[0]) for row in rows] == [*ExitCode] == [*MEANINGS] == [*range(10), 130]
+    for code in ExitCode:
+        assert f"{code.value} " in EPILOG
 
 
 def test_with_json_the_error_is_the_envelope_on_standard_error(service: FakeService, run: Run) -> None:
@@ -135,10 +137,34 @@ def test_version(run: Run) -> None:
     assert run("--version").out.startswith("weightsmith 0.")
 
 
-def test_the_exit_codes_in_the_help_are_the_ones_in_the_code(run: Run) -> None:
-    text = run("--help").out
-    for code in ExitCode:
-        assert f"{code.value} " in text
+def test_the_reference_page_is_fresh() -> None:
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == page(), "run: weightsmith help --md > docs/cli.md"
+
+
+def test_help_explains_a_command_or_says_there_is_none(run: Run) -> None:
+    assert "Usage: weightsmith jobs ls" in run("help", "jobs", "ls").out
+    assert run("help", "jobs", "lss").code == ExitCode.USAGE
+
+
+def test_debug_shows_the_trace_and_keeps_the_exit_code(service: FakeService, run: Run) -> None:
+    ran = run("jobs", "show", JOB, "--debug")
+    assert ran.code == ExitCode.NOT_FOUND
+    assert "Traceback" in ran.err
+
+
+def test_usage_errors_with_json_are_an_envelope(run: Run) -> None:
+    ran = run("jobs", "ls", "--bogus", "--json")
+    assert ran.code == ExitCode.USAGE
+    assert "--bogus" in json.loads(ran.err)["error"]["message"]
+
+
+def test_json_picks_fields(service: FakeService, run: Run) -> None:
+    service.says("GET /v1/jobs", a_page(a_job()))
+    assert run("jobs", "ls", "--json=state,progress.step").json["data"] == [{"state": "running", "progress.step": 0}]
+    ran = run("jobs", "ls", "--json=stat")
+    assert ran.code == ExitCode.USAGE
+    assert "'stat'" in ran.err
 
 
 def test_a_broken_pipe_is_no_error_message(service: FakeService, tmp_path: Path) -> None:
