@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from api.dependencies import Services
 from core.endpoints import Endpoint, check_serves
 from core.errors import CapacityExceeded, CoreError, InvalidRequest, TooLarge, Unavailable
+from core.export_request import ExportRequest
 from core.generation_request import Answer, Error, ServedModel, StoredModel, parse_answer
 from core.jobs import registry, workers
 from core.jobs.database import Database
@@ -161,6 +162,26 @@ class Read(Response):
             body = await response.aread()
         said = await run_in_threadpool(lambda: JSONResponse(self._shown(Readings.model_validate_json(body))))
         await said(scope, receive, send)
+
+
+class Exported(Response):
+    """A file that a generator writes, passed on while it is read."""
+
+    def __init__(self, provided: Services, places: list[str], request: ExportRequest, headers: dict[str, str]) -> None:
+        super().__init__(headers=headers, media_type="application/octet-stream")
+        self._provided, self._places, self._request = provided, places, request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await while_connected(receive, self._pass_on(scope, receive, send))
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        provided = self._provided
+        async with asking(provided.http, provided.settings, self._places, "/export", self._request) as response:
+            self.headers["content-length"] = response.headers["content-length"]
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for block in response.aiter_raw():
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def while_connected(receive: Receive, work: Awaitable[None]) -> None:

@@ -31,6 +31,9 @@ def generate(
     seed: Seed = None,
     stop: Stop = None,
     n: Annotated[int, typer.Option("--samples", help="How many texts.", min=1, max=16)] = 1,
+    beams: Annotated[
+        int | None, typer.Option(help="Beam search, by encoder-decoders; nothing is drawn then.", min=2, max=16)
+    ] = None,
     stream: Stream = True,
 ) -> None:
     """Let a model continue a text.
@@ -39,6 +42,7 @@ def generate(
     Examples:
       weightsmith generate pt:default:plays:1a2b3c4d "ROMEO:"
       weightsmith generate plays - --temperature 0 --seed 7 < prompt.txt
+      weightsmith generate en-zh "Good morning." --beams 4
     """
     session = session_of(ctx)
     body = {
@@ -50,7 +54,10 @@ def generate(
         "seed": seed,
         "stop": stop or None,
         "n": n,
+        "num_beams": beams,
     }
+    if beams is not None:
+        body |= {"temperature": None, "top_p": None}
     body = {name: value for name, value in body.items() if value is not None}
     if stream and n == 1 and not session.json:
         write(choice.get("text", "") for choice in _choices(session, "completions", body))

@@ -22,6 +22,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("cli.train", "Upload a file and train on it, in one line"),
         "generate": ("cli.generate:generate_app", "Let a model continue a text"),
         "chat": ("cli.generate:chat_app", "Talk to a model"),
+        "classify": ("cli.classify:classify_app", "Labels, tags, answers or scores of texts"),
+        "embed": ("cli.classify:embed_app", "Vectors of texts"),
     },
     "Things": {
         "jobs": ("cli.jobs", "Submit, watch, pause, resume, cancel, clone"),

@@ -43,6 +43,7 @@ FIELDS: dict[str, Column] = COLUMNS | {
     "job": lambda model: model.get("job"),
     "metrics": _metrics,
     "chat": lambda model: "yes" if model.get("has_chat_template") else "",
+    "answers at": lambda model: ", ".join(model.get("endpoints") or ()),
     "config": _config,
 }
 
@@ -100,38 +101,45 @@ def rm(
 def pull(
     ctx: typer.Context,
     model: Model,
-    to: Annotated[Path | None, typer.Option("--to", "-o", help="File. Default: the model's name, .zip.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", "-o", help="File. Default: the model's name.")] = None,
     format: Annotated[
-        str, typer.Option(help="safetensors: the whole model, adapters merged; adapter: its PEFT directory.")
+        str,
+        typer.Option(help="safetensors: the whole model, adapters merged; adapter: its PEFT directory; gguf: a file."),
     ] = "safetensors",
+    quantization: Annotated[
+        str | None, typer.Option(help="Of a GGUF file: f32, f16, q8_0 (the default) or q4_0.")
+    ] = None,
 ) -> None:
-    """Download a model as a zip of its Hugging Face or PEFT directory; prints the file's name.
+    """Download a model: a zip of its Hugging Face or PEFT directory, or a GGUF file. Prints the file's name.
 
     \b
     Examples:
       weightsmith models pull pt:default:plays:1a2b3c4d
       weightsmith models pull plays --to plays.zip && unzip plays.zip -d plays
       weightsmith models pull helper --format adapter
+      weightsmith models pull helper --format gguf --quantization q4_0
     """
     session = session_of(ctx)
-    target = to or Path(model.replace(":", "-").replace("/", "-") + ".zip")
+    ending = f".{(quantization or 'q8_0').lower()}.gguf" if format == "gguf" else ".zip"
+    target = to or Path(model.replace(":", "-").replace("/", "-") + ending)
     part = target.with_name(target.name + ".part")
     try:
-        _download(session, f"{address(model)}/download", format, part)
+        _download(session, f"{address(model)}/download", part, format=format, quantization=quantization)
         part.replace(target)
     except OSError as error:
         raise Problem(f"{target}: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
     typer.echo(str(target))
-    session.say(f"{size(target.stat().st_size).shown}; transformers and vLLM read the folder in it")
+    readers = "llama.cpp and its kin read it" if format == "gguf" else "transformers and vLLM read the folder in it"
+    session.say(f"{size(target.stat().st_size).shown}; {readers}")
 
 
-def _download(session: Session, path: str, format: str, part: Path) -> None:
+def _download(session: Session, path: str, part: Path, **params: str | None) -> None:
     from cli.files import progress_bar
 
     with (
-        session.client.stream("GET", path, params={"format": format}) as response,
+        session.client.stream("GET", path, params=params) as response,
         progress_bar(session, part.stem, int(response.headers.get("content-length", 0)) or None) as advance,
         part.open("wb") as file,
     ):

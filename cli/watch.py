@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from cli.models import address
 from cli.problem import ExitCode, Problem
 from cli.session import Session, duration
 
@@ -114,8 +115,8 @@ def verdict(session: Session, job: dict[str, Any]) -> ExitCode:
     if job["state"] == "succeeded":
         made = result.get("model") or result.get("tokenizer")
         session.say(f"{job['id']} succeeded" + (f": {made}" if made else ""))
-        if result.get("model"):
-            session.say(f"try it: weightsmith generate {result['model']} 'Once upon a time'")
+        if result.get("model") and (command := trial(session, result["model"])):
+            session.say(f"try it: {command}")
         return ExitCode.DONE
     error = job.get("error") or {}
     session.say(f"{job['id']} {job['state']}" + (f": {error['message']}" if error.get("message") else ""))
@@ -124,6 +125,22 @@ def verdict(session: Session, job: dict[str, Any]) -> ExitCode:
     if job["state"] == "failed":
         session.say(f"  its log: weightsmith jobs logs {job['id']}")
     return OVER[job["state"]]
+
+
+def trial(session: Session, name: str) -> str | None:
+    """The command by which a model shows what it has learned; None where it only predicts hidden tokens."""
+    try:
+        model = session.client.get(address(name))
+    except Problem:
+        return None
+    config, there = model["config"], model["endpoints"]
+    if "/v1/completions" in there:
+        text = "a text to translate" if config["kind"] == "encoder_decoder" else "Once upon a time"
+        return f"weightsmith generate {name} '{text}'"
+    if "/v1/embeddings" in there:
+        return f"weightsmith embed {name} 'a text'"
+    asked = "--question 'Who?' " if config["head"] == "span" else ""
+    return f"weightsmith classify {name} {asked}'a text'" if there else None
 
 
 def stage(job: dict[str, Any]) -> str:

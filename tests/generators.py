@@ -55,10 +55,16 @@ def tiny_decoder(vocab_size: int, *, dtype: torch.dtype = torch.float32, seed: i
 
 
 def put_model(
-    settings: Settings, folder: Path, *, name: str = "tiny", seed: int = 1, made: Transformer | None = None
+    settings: Settings,
+    folder: Path,
+    *,
+    name: str = "tiny",
+    seed: int = 1,
+    made: Transformer | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> ServedModel:
     """A checkpoint in storage, as a training run leaves it (without its state): `made`, or a tiny decoder."""
-    tokenizer = Tokenizer.bytes()
+    tokenizer = tokenizer or Tokenizer.bytes()
     made = made or tiny_decoder(tokenizer.vocab_size, seed=seed)
     model = folder / name / "model"
     model.mkdir(parents=True)

@@ -5,18 +5,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Query, Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from sqlalchemy.orm import Session
 
-from api import views, zipped
-from api.dependencies import Provided, Reader, Writer
+from api import generators, views, zipped
+from api.dependencies import Provided, Reader, Services, Writer
 from api.routes.files import allowed_path
 from api.schemas import AliasOut, Deleted, ListOut, ModelOut
 from core.adapters.merged_files import files_below, merged_files
 from core.adapters.peft_config import base_named, is_adapter
 from core.errors import Conflict, InvalidData, InvalidRequest, NotFound
+from core.export_request import ExportRequest, Quantization
 from core.jobs import adapter_import, model_import, models, registry
 from core.jobs.keys import Caller
 from core.jobs.tables import Alias
@@ -132,14 +133,25 @@ def delete_alias(alias: str, caller: Writer, provided: Provided) -> Deleted:
 
 @router.get(
     "/models/{model:path}/download",
-    summary="The model as one zip: a Hugging Face directory, or an adapter's PEFT directory",
+    summary="The model as one zip (a Hugging Face directory, or an adapter's PEFT directory), or as a GGUF file",
     response_class=StreamingResponse,
     responses={200: {"content": {"application/zip": {"schema": {"type": "string", "format": "binary"}}}}},
 )
 def download_model(
-    model: str, caller: Reader, provided: Provided, format: Literal["safetensors", "adapter"] = "safetensors"
-) -> StreamingResponse:
-    """An adapter's `safetensors` are those of its base with the adapter merged in: a model of its own."""
+    model: str,
+    caller: Reader,
+    provided: Provided,
+    format: Literal["safetensors", "adapter", "gguf"] = "safetensors",
+    quantization: Annotated[
+        Quantization | None, BeforeValidator(str.lower), Query(description="of a GGUF file's matrices; default: q8_0")
+    ] = None,
+) -> Response:
+    """An adapter's `safetensors` and `gguf` are those of its base with the adapter merged in: a model of its own. A
+    generator writes the GGUF file when it is asked for, and compares what it says with what the model says."""
+    if quantization is not None and format != "gguf":
+        raise InvalidRequest(f"`quantization` is for `format=gguf`, not for {format}.", param="quantization")
+    if format == "gguf":
+        return _gguf(model, caller, provided, quantization or "q8_0")
     with provided.database.reading() as session:
         found = registry.resolve_model(session, caller.project_id, model)
     folder = provided.storage.directory(found.storage_key) / "model"
@@ -156,13 +168,31 @@ def download_model(
     if not files:
         raise NotFound(f"The files of {found.name!r} are gone.", code="bytes_missing")
     length = zipped.num_bytes(files)
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", found.name)
-    headers = {"content-disposition": f'attachment; filename="{name}.zip"'}
     return StreamingResponse(
         zipped.stream(files),
         media_type="application/zip",
-        headers=headers | ({} if length is None else {"content-length": str(length)}),
+        headers=_attached(found.name, "zip") | ({} if length is None else {"content-length": str(length)}),
     )
+
+
+def _gguf(model: str, caller: Caller, provided: Services, quantization: Quantization) -> Response:
+    found, places = generators.resolve(provided.database, caller.project_id, model)
+    if found.config.kind != "decoder" or found.config.head != "language_model":
+        raise InvalidRequest(
+            f"GGUF holds decoders that write text; {found.name!r} is of the family {found.config.family} with the head "
+            f"{found.config.head}.",
+            code="cannot_export",
+            param="format",
+            hint="Download it as `safetensors`.",
+        )
+    request = ExportRequest(model=generators.served(found), quantization=quantization)
+    return generators.Exported(provided, places, request, _attached(found.name, f"{quantization}.gguf"))
+
+
+def _attached(name: str, ending: str) -> dict[str, str]:
+    """The header by which a browser names the file."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return {"content-disposition": f'attachment; filename="{plain}.{ending}"'}
 
 
 @router.get("/models/{model:path}", summary="One model, by its id, an alias, or a checkpoint's name")

@@ -46,13 +46,15 @@ class Drift:
     """part of the positions at which both find the same token most likely"""
 
 
-def export(directory: Path, target: Path, kind: TensorKind, *, probe: Iterable[str] = PROBE) -> Drift:
-    """Write `target` from a model's directory, and compare.
+def export(
+    directory: Path, target: Path, kind: TensorKind, *, name: str | None = None, probe: Iterable[str] = PROBE
+) -> Drift:
+    """Write `target` from a model's directory, and compare. `name`: what the file calls the model.
 
     Raises:
         InvalidData: it cannot be written (`cannot_export`), or what was written is another model (`export_drifted`).
     """
-    write.export(directory, target, kind)
+    write.export(directory, target, kind, name=name)
     try:
         with tempfile.TemporaryDirectory(prefix="weightsmith-") as scratch:
             read.convert(target, Path(scratch) / "model", dtype="F32")
@@ -107,11 +109,12 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="of the model")
     parser.add_argument("target", type=Path, help="a new file")
     parser.add_argument("--kind", choices=get_args(TensorKind), default="Q8_0", help="of the matrices")
+    parser.add_argument("--name", help="what the file calls the model; default: the directory's name")
     arguments = parser.parse_args()
     try:
         if arguments.target.exists():
             raise InvalidData(f"{arguments.target} is there already", hint="Name a new file.")
-        drift = export(arguments.directory, arguments.target, arguments.kind)
+        drift = export(arguments.directory, arguments.target, arguments.kind, name=arguments.name)
     except InvalidData as error:
         sys.exit(f"{error.message}. {error.hint or ''}".rstrip())
     sys.stdout.write(

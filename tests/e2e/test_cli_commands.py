@@ -75,6 +75,35 @@ def test_from_a_file_to_words(shell: Shell) -> None:
 
     archive = shell("models", "pull", model).strip()
     assert "model.safetensors" in zipfile.ZipFile(shell.folder / archive).namelist()
+    file = shell("models", "pull", model, "--format", "gguf", "--quantization", "f16").strip()
+    assert (shell.folder / file).read_bytes()[:4] == b"GGUF"
+
+
+def test_from_labels_to_labels(shell: Shell) -> None:
+    """A classifier from random weights says what it was taught; the way to it is shown when it is ready."""
+    rows = [{"text": word * 3, "label": "low" if word < "m" else "high"} for word in "abcdefghijopqrstuvwxyz" * 8]
+    (shell.folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = shell("files", "put", "labels.jsonl").strip()
+    dimensions = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "context_length": 32}
+    spec = {
+        "kind": "train",
+        "suffix": "letters",
+        "model": {"init": "random", "family": "bert", "dimensions": dimensions, "tokenizer": "bytes"},
+        "data": {"train": [{"file": file}], "sequence_length": 16},
+        "objective": {"kind": "sequence_classification"},
+        "budget": {"steps": 80},
+        "optimizer": {"kind": "adamw", "learning_rate": 0.01},
+    }
+    (shell.folder / "letters.json").write_text(json.dumps(spec))
+    job = shell("jobs", "submit", "letters.json", "--watch").strip().splitlines()[0]
+    told = shell.err
+    model = json.loads(shell("jobs", "show", job, "--json"))["result"]["model"]
+    assert f"try it: weightsmith classify {model} 'a text'" in told
+    answers = [line.split("\t") for line in shell("classify", model, "ccc", "xxx", "--top", "1").splitlines()]
+    assert [(text, label) for text, label, _ in answers] == [("ccc", "low"), ("xxx", "high")]
+    shell("generate", model, "ccc", code=1)
+    assert "POST /v1/classifications serves it" in shell.err
+    shell("embed", model, "ccc", code=1)
 
 
 def test_a_job_is_steered(shell: Shell) -> None:

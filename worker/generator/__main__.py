@@ -23,6 +23,7 @@ from core.jobs.database import Database
 from core.jobs.ids import new_id
 from core.settings import Settings, settings
 from core.storage import open_storage
+from worker.generator.exports import Exports
 from worker.generator.loop import AnyEngine, EngineLoop
 from worker.generator.residents import Residents
 from worker.generator.server import Server
@@ -48,6 +49,7 @@ class Generator:
         self.server = Server(
             self.residents,
             self.loop,
+            exports=Exports(self.residents, config.scratch_dir),
             token=config.generator_token,
             max_body_bytes=config.max_body_bytes,
             write_timeout_seconds=config.generator_write_timeout_seconds,

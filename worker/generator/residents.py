@@ -104,6 +104,15 @@ class Resident:
         self.num_users -= 1
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a model's directories lie."""
+
+    own: Path
+    whole: Path
+    """of an adapter: its base's"""
+
+
 class Residents:
     """The models of this process, by the hash of their manifest."""
 
@@ -143,6 +152,13 @@ class Residents:
             self._resident.move_to_end(model.manifest_sha256)
         return resident
 
+    async def place_of(self, model: ServedModel) -> Place:
+        """
+        Raises:
+            NotFound: its files are gone.
+        """
+        return await asyncio.to_thread(_find, self._storage, model)
+
     def discard(self, engine: AnyEngine) -> None:
         """Forget the model of an engine in an unknown state: the next request loads it anew."""
         for key, resident in list(self._resident.items()):
@@ -155,7 +171,7 @@ class Residents:
 
     async def _load(self, model: ServedModel) -> Resident:
         async with self._one_at_a_time:
-            place = await asyncio.to_thread(_find, self._storage, model)
+            place = await self.place_of(model)
             config = await asyncio.to_thread(_config, place)
             planned = footprint(config, memory_bytes=self._memory_bytes)
             self._make_room(planned.num_bytes)
@@ -188,15 +204,6 @@ class Residents:
     @property
     def _used_bytes(self) -> int:
         return sum(resident.num_bytes for resident in self._resident.values())
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a model's directories lie."""
-
-    own: Path
-    whole: Path
-    """of an adapter: its base's"""
 
 
 def _find(storage: Storage, model: ServedModel) -> Place:

@@ -2,6 +2,7 @@
 
 POST /generate    GenerationRequest -> Answer lines (NDJSON); an Error with a status where it was not admitted
 POST /read        ReadingRequest -> Readings
+POST /export      ExportRequest -> the bytes of a GGUF file
 POST /tokenize    TokenizeRequest -> TokenIds
 GET  /healthz     200 while the computing thread moves
 """
@@ -31,11 +32,13 @@ from core.errors import (
     TooLarge,
     Unavailable,
 )
+from core.export_request import ExportRequest
 from core.generation.continuation import Continuation, continuations
 from core.generation_request import Error, GenerationRequest, TokenIds, TokenizeRequest
 from core.reading import read
 from core.reading.reader import Reader
 from core.reading_request import ReadingRequest
+from worker.generator.exports import Exports
 from worker.generator.loop import EngineLoop, Stream
 from worker.generator.residents import MAX_SLOTS, Resident, Residents
 
@@ -56,6 +59,7 @@ STATUSES: dict[type[CoreError], int] = {
 }
 STALLED_SECONDS = 60.0
 ADMISSION_THREADS = 4
+FILE_BLOCK_BYTES = 1 << 20
 
 
 class Server:
@@ -66,11 +70,13 @@ class Server:
         residents: Residents,
         loop: EngineLoop,
         *,
+        exports: Exports,
         token: str,
         max_body_bytes: int,
         write_timeout_seconds: float,
     ) -> None:
         self.residents = residents
+        self._exports = exports
         self.loop = loop
         self._token = token.encode()
         self._max_body_bytes = max_body_bytes
@@ -106,6 +112,10 @@ class Server:
                     self._check_token(scope)
                     reading = await self._read(receive, ReadingRequest)
                     await _while_connected(receive, self._say(reading, send))
+                case "POST", "/export":
+                    self._check_token(scope)
+                    wanted_file = await self._read(receive, ExportRequest)
+                    await _while_connected(receive, self._export(wanted_file, send))
                 case "POST", "/tokenize":
                     self._check_token(scope)
                     wanted = await self._read(receive, TokenizeRequest)
@@ -192,6 +202,15 @@ class Server:
             self._num_reading -= 1
             if resident is not None:
                 resident.release()
+
+    async def _export(self, request: ExportRequest, send: Send) -> None:
+        async with self._exports.exported(request) as path:
+            size = str(path.stat().st_size).encode()
+            await self._send(send, _start(200, b"application/octet-stream", (b"content-length", size)))
+            with path.open("rb") as file:
+                while block := await asyncio.to_thread(file.read, FILE_BLOCK_BYTES):
+                    await self._send(send, {"type": "http.response.body", "body": block, "more_body": True})
+        await self._send(send, {"type": "http.response.body", "body": b""})
 
     async def _tokenize(self, request: TokenizeRequest, send: Send) -> None:
         resident = await self.residents.take(request.model)

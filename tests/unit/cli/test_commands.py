@@ -1,5 +1,6 @@
 """What each command asks of the API and how it shows the answer: to a person, to a pipe, as JSON."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -256,6 +257,17 @@ def test_pull_leaves_a_whole_file_or_none(
     assert [path.name for path in tmp_path.iterdir()] == ["pt-default-plays-1a2b3c4d.zip"]
 
 
+def test_pull_as_a_file_for_llama_cpp(
+    service: FakeService, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    service.says("GET /v1/models/plays/download", (200, b"GGUF"))
+    ran = run("models", "pull", "plays", "--format", "gguf", "--quantization", "Q4_0")
+    assert ran.out == "plays.q4_0.gguf\n"
+    assert "llama.cpp" in ran.err
+    assert service.last("GET").query == {"format": "gguf", "quantization": "Q4_0"}
+
+
 SSE = {"content-type": "text/event-stream"}
 
 
@@ -271,6 +283,59 @@ def test_generate_streams(service: FakeService, run: Run) -> None:
     body = service.last("POST").json
     assert (body["prompt"], body["seed"], body["stream"]) == ("Go:", 7, True)
     assert "stop" not in body
+
+
+def test_generate_with_beams_draws_nothing(service: FakeService, run: Run) -> None:
+    service.says("POST /v1/completions", events({"object": "text_completion", "choices": [{"text": "早上好"}]}))
+    assert run("generate", "m", "Good morning", "--beams", "4").out == "早上好\n"
+    body = service.last("POST").json
+    assert body["num_beams"] == 4
+    assert not {"temperature", "top_p"} & body.keys()
+
+
+SAID: dict[str, tuple[dict[str, Any], str]] = {
+    "classification": (
+        {"label": "good", "labels": [{"label": "good", "score": 0.75}, {"label": "bad", "score": 0.25}]},
+        "good\t0.75\nbad\t0.25\n",
+    ),
+    "tags": (
+        {"spans": [{"label": "NP", "text": "He", "start": 0, "end": 2, "score": 0.5}], "words": []},
+        "NP\tHe\t0-2\t0.5\n",
+    ),
+    "answers": (
+        {"answers": [{"text": "", "start": None, "end": None, "score": 0.9}]},
+        "(not in the text)\t\t0.9\n",
+    ),
+    "score": ({"score": -1.5}, "-1.5\n"),
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_classify(kind: str, service: FakeService, run: Run) -> None:
+    said, shown = SAID[kind]
+    answer = {"object": "list", "data": [{"object": kind, "index": 0, **said}]}
+    service.says("POST /v1/classifications", answer)
+    assert run("classify", "m", "a text").out == shown
+    assert service.last("POST").json == {"model": "m", "input": ["a text"]}
+    assert run("classify", "m", "a text", "--json").json == answer
+
+
+def test_classify_asks_about_texts(service: FakeService, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [{"object": "score", "index": i, "score": i} for i in range(2)]
+    service.says("POST /v1/classifications", {"data": data})
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo\n"))
+    assert run("classify", "m", "-", "--question", "Who?", "--top", "2").out == "one\t0\ntwo\t1\n"
+    body = service.last("POST").json
+    assert body["input"] == [{"question": "Who?", "context": "one"}, {"question": "Who?", "context": "two"}]
+    assert body["top_k"] == 2
+    assert run("classify", "m", "x", "--question", "Who?", "--pair", "y").code == ExitCode.USAGE
+
+
+def test_embed(service: FakeService, run: Run) -> None:
+    data = [{"object": "embedding", "index": i, "embedding": [i, 0.5]} for i in range(2)]
+    service.says("POST /v1/embeddings", {"data": data})
+    assert run("embed", "m", "a", "b", "--dimensions", "2").out == "[0, 0.5]\n[1, 0.5]\n"
+    assert service.last("POST").json == {"model": "m", "input": ["a", "b"], "dimensions": 2}
 
 
 def test_generate_as_json_is_one_answer(service: FakeService, run: Run) -> None:

@@ -46,6 +46,27 @@ def test_a_job_that_succeeds(service: FakeService, run: Run) -> None:
     assert "\r" not in ran.err
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "config", "command"),
+    [
+        ("/v1/completions", {"kind": "decoder"}, "weightsmith generate pt:m 'Once upon a time'"),
+        ("/v1/completions", {"kind": "encoder_decoder"}, "weightsmith generate pt:m 'a text to translate'"),
+        ("/v1/embeddings", {"kind": "encoder"}, "weightsmith embed pt:m 'a text'"),
+        ("/v1/classifications", {"head": "tagger"}, "weightsmith classify pt:m 'a text'"),
+        ("/v1/classifications", {"head": "span"}, "weightsmith classify pt:m --question 'Who?' 'a text'"),
+        (None, {"kind": "encoder"}, None),
+    ],
+)
+def test_what_to_try_fits_the_model(
+    endpoint: str | None, config: dict[str, str], command: str | None, service: FakeService, run: Run
+) -> None:
+    says(service, a_job(state="succeeded", result={"model": "pt:m"}))
+    config = {"kind": "encoder", "head": "language_model"} | config
+    service.says("GET /v1/models/pt:m", {"config": config, "endpoints": [endpoint] if endpoint else []})
+    err = run("jobs", "watch", JOB).err
+    assert f"try it: {command}\n" in err if command else "try it" not in err
+
+
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_a_job_that_does_not(state: str, service: FakeService, run: Run) -> None:
     says(service, a_job(state=state, error={"message": "line 3 is empty", "hint": "remove it"}))
