@@ -3,7 +3,7 @@ OSDI '22). Sequences join and leave at any step. Pure computation on the thread 
 
 A step seats those that wait, computes a bounded part of new prompts, then one token for each sequence that is being
 continued. To the bit, an answer does not depend on its neighbours (CPU): prompts are computed alone and in pieces of a
-fixed size, and batches are padded to `MIN_ROWS` rows, from where matrix products round alike for any number of rows.
+fixed size, and batches are padded to as many rows as matrix products need to round each row alike.
 
 B rows, V vocabulary.
 """
@@ -17,12 +17,12 @@ from torch import Tensor
 from core.generation import sampling
 from core.generation.continuation import Continuation, Line, failure
 from core.generation.kv_cache import KVCache
+from core.generation.rounding import min_rows
 from core.generation_request import Error
 from core.models.transformer import Transformer
 
 PIECE_TOKENS = 256
 """of a prompt, computed at once"""
-MIN_ROWS = 4
 
 
 class Engine:
@@ -31,6 +31,7 @@ class Engine:
     def __init__(self, model: Transformer, cache: KVCache) -> None:
         self.model = model
         self.cache = cache
+        self._min_rows = min_rows(model)
         self.waiting: deque[Continuation] = deque()
         self.prefilling: deque[Continuation] = deque()
         self.decoding: list[Continuation] = []
@@ -157,7 +158,7 @@ class Engine:
         return list(self._choose(answers, logits_BV))
 
     def _next_logits(self, answers: list[Continuation]) -> Tensor:
-        padding = [0] * (MIN_ROWS - len(answers))
+        padding = [0] * (self._min_rows - len(answers))
         ids = [answer.tokens[-1] for answer in answers] + padding
         lengths = [answer.length for answer in answers]
         attend = self.cache.decode([answer.slot for answer in answers], lengths)

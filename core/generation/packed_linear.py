@@ -19,6 +19,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
+        self.out_features, self.in_features = weight.shape
         self.register_buffer("packed", torch.ops.mkldnn._reorder_linear_weight(weight, ROWS), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
