@@ -151,3 +151,11 @@ def machine_environment() -> dict[str, str]:
     """What a child process needs to know of this machine: where programs and libraries lie. No secrets."""
     names = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "CUDA_HOME", "VIRTUAL_ENV")
     return {name: value for name in names if (value := os.environ.get(name))}
+
+
+def ask_for_steady_products() -> None:
+    """Have Intel's MKL round a row's fp32 product alike in a batch of any size; to be said before the first product.
+
+    Elsewhere this is so from `MIN_ROWS` rows on without being asked (core/generation/engine.py).
+    """
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

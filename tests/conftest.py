@@ -12,7 +12,11 @@ os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OF
 import pytest
 from hypothesis import settings
 
+from core.settings import ask_for_steady_products
+
 from tests.services import Postgres, Valkey, die_with_parent
+
+ask_for_steady_products()  # as the generator does
 
 settings.register_profile("weightsmith", deadline=None, derandomize=True)
 settings.load_profile("weightsmith")

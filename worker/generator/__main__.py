@@ -21,7 +21,7 @@ from core.generation_request import Error
 from core.jobs import workers
 from core.jobs.database import Database
 from core.jobs.ids import new_id
-from core.settings import Settings, settings
+from core.settings import Settings, ask_for_steady_products, settings
 from core.storage import open_storage
 from worker.generator.exports import Exports
 from worker.generator.loop import AnyEngine, EngineLoop
@@ -163,6 +163,7 @@ def main() -> None:
     if not config.generator_token:
         sys.exit("WEIGHTSMITH_GENERATOR_TOKEN is not set: give api and generator the same secret")
     threading.excepthook = _die_with_the_engine
+    ask_for_steady_products()
     torch.set_num_threads(config.generator_threads)
     torch.set_num_interop_threads(1)
 
