@@ -13,7 +13,6 @@ import pytest
 from hypothesis import settings
 
 from core.settings import ask_for_steady_products
-
 from tests.services import Postgres, Valkey, die_with_parent
 
 ask_for_steady_products()  # as the generator does
