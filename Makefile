@@ -6,7 +6,7 @@ READY := .venv/.ready
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo up test lint bench chaos clean help
+.PHONY: setup demo up test lint bench chaos docs clean help
 
 setup: $(READY) ## make .venv and install everything (instant when nothing changed)
 
@@ -33,6 +33,10 @@ chaos: setup ## the tests that kill workers, servers and disks on purpose
 
 bench: setup ## measure, by hardware name, into bench/
 	$(BIN)/python -m bench
+
+docs: setup ## write what the program knows into docs/, then build the site into build/site; a dead link is an error
+	@$(BIN)/python -m scripts.pages
+	@$(BIN)/zensical build --strict
 
 clean: ## remove .venv and every cache; .weightsmith (your models and data) stays
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

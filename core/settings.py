@@ -47,6 +47,7 @@ class Settings(BaseModel):
     delete_grace_seconds: float = Field(default=600.0, ge=0)
     """Bytes of deleted things go after this long."""
     max_attempts: int = Field(default=100, ge=1)
+    """of a job, whatever ended the others"""
 
     slots: int = Field(default=1, ge=1)
     """Runs that this machine trains at once (CPU shares; with GPUs: one slot each)."""
@@ -60,14 +61,17 @@ class Settings(BaseModel):
     """Children run as this user where the worker is root."""
 
     generator_host: str = "127.0.0.1"
+    """where it listens, and where the api finds it"""
     generator_port: int = 0
     """0: any free port; the api finds it by the heartbeat row"""
     generator_token: str = ""
     """shared by api and generator; `weightsmith up` makes one"""
     generator_threads: int = Field(default=1, ge=1)
+    """that compute"""
     generator_memory_bytes: int = Field(default=4 << 30, ge=1)
     """weights and caches that stay resident"""
     generator_max_waiting: int = Field(default=64, ge=1)
+    """answers that may wait for a slot; further requests get a 429"""
     generator_write_timeout_seconds: float = Field(default=30.0, gt=0)
     """A reader who takes nothing for this long is taken for gone."""
 
@@ -76,12 +80,15 @@ class Settings(BaseModel):
     import_folders: list[Path] = []
     """Folders from which files and models may be imported."""
     max_post_bytes: int = 512 << 20
+    """of a file that is sent at once"""
     max_upload_bytes: int = 8 << 30
+    """of a file that is sent in parts"""
     max_body_bytes: int = 4 << 20
     """of a JSON request"""
     min_free_bytes: int = 1 << 30
     """Uploads are refused when storage would be left with less."""
     log_level: str = "info"
+    """debug, info, warning or error"""
 
     @model_validator(mode="after")
     def _below_home(self) -> Self:
@@ -104,14 +111,15 @@ class Settings(BaseModel):
             "database_url": self.database_url,
             "storage_url": self.storage_url,
         }
-        return {_variable(name): _as_text(value) for name, value in given.items() if value is not None}
+        return {variable(name): _as_text(value) for name, value in given.items() if value is not None}
 
     def child_environment(self) -> dict[str, str]:
         """This process's environment with these settings in it."""
         return dict(os.environ) | self.environment()
 
 
-def _variable(field: str) -> str:
+def variable(field: str) -> str:
+    """The name of the environment variable that sets a field."""
     return field.upper() if field in _PLAIN_NAMES else f"WEIGHTSMITH_{field.upper()}"
 
 
@@ -128,23 +136,23 @@ def settings() -> Settings:
     """
     values: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
-        text = os.environ.get(_variable(name))
+        text = os.environ.get(variable(name))
         if text is not None and text != "":
             values[name] = text.split(":") if "list" in str(field.annotation) else text
     try:
         return Settings(**values)
     except ValidationError as error:
-        faults = "; ".join(f"{_variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
+        faults = "; ".join(f"{variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors())
         raise SystemExit(f"weightsmith: bad settings: {faults}") from None
 
 
 def client_environment() -> dict[str, str]:
     """What variables tell the command line: some of `base_url`, `api_key`, `home`, `openai_base_url`,
     `openai_api_key` and `config_home`."""
-    names = {name: _variable(name) for name in ("base_url", "api_key", "home")}
+    names = {name: variable(name) for name in ("base_url", "api_key", "home")}
     names |= {"openai_base_url": "OPENAI_BASE_URL", "openai_api_key": "OPENAI_API_KEY"}
     names |= {"config_home": "XDG_CONFIG_HOME"}
-    return {name: value for name, variable in names.items() if (value := os.environ.get(variable))}
+    return {name: value for name, place in names.items() if (value := os.environ.get(place))}
 
 
 def machine_environment() -> dict[str, str]:

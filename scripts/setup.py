@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = str(VENV / "bin" / "python")
 READY = VENV / ".ready"
-EXTRAS = ".[train,postgres,export,s3,test]"
+EXTRAS = ".[train,postgres,export,s3,docs,test]"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # What pip may be configured for, and the option that says the same to uv, which does not read pip's files.
 UV_OPTIONS = {

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from importlinter.cli import lint_imports
 
+from scripts import pages
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("api", "worker", "core", "cli")
 BANNED_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "types", "base"}
@@ -19,6 +21,10 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 80
 # The two functions whose whole point is to be read from top to bottom in one piece.
 LONG_FUNCTIONS = {"train": 120, "forward": 120}
+# Codes of errors that no keyword `code=` gives.
+CODES_SAID_OTHERWISE = {
+    *("poison", "too_many_attempts", "unknown_route", "method_not_allowed", "bad_request", "invalid_json")
+}
 
 
 @cache
@@ -224,3 +230,28 @@ def test_every_objective_names_its_source() -> None:
         if path.name != "__init__.py":
             text = ast.get_docstring(tree_of(path)) or ""
             assert re.search(r"\b(19|20)\d\d\b|arXiv", text), f"{path.name}: whose formula is it?"
+
+
+def test_generated_parts_of_the_docs_are_fresh() -> None:
+    stale = [path.name for path, text in pages.pages().items() if path.read_text() != text]
+    assert stale == [], "run `.venv/bin/python -m scripts.pages` (or `make docs`) and commit what it changes"
+
+
+def codes_in(tree: ast.AST) -> set[str]:
+    """What stands at `code=` in calls, and as `default_code` of errors."""
+    values: list[ast.expr] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            values += [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "default_code" for target in node.targets):
+            values.append(node.value)
+    values += [branch for value in values if isinstance(value, ast.IfExp) for branch in (value.body, value.orelse)]
+    return {value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)}
+
+
+def test_every_code_has_a_line_and_no_line_is_invented() -> None:
+    known = set.union(*(codes_in(tree_of(path)) for path in sources("api", "core", "worker")))
+    rows = re.findall(r"^\| (`[^|]+) \|", (ROOT / "docs" / "errors.md").read_text(), flags=re.MULTILINE)
+    listed = [code for row in rows for code in re.findall(r"`(\w+)`", row)]
+    assert len(listed) == len(set(listed)), "a code stands in two tables"
+    assert known | CODES_SAID_OTHERWISE == set(listed), "docs/errors.md has a line for each code that an error can have"
