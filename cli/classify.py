@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.commands import noun
 from cli.problem import ExitCode, Problem
-from cli.session import Column, noun, session_of
+from cli.references import Model, model_id
+from cli.session import Column, session_of
 
 classify_app = noun()
 embed_app = noun()
 
-Model = Annotated[str, typer.Argument(help="Its id or an alias.", metavar="MODEL")]
 Texts = Annotated[list[str], typer.Argument(help="One or several; - reads standard input, a text a line.")]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Drop the end of what is too long.")]
 
@@ -42,7 +43,7 @@ def classify(
         raise Problem("give one of --question, --pair and --prompt", exit_code=ExitCode.USAGE)
     read = _all(texts)
     inputs = [_input(text, question=question, pair=pair, prompt=prompt) for text in read]
-    body = {"model": model, "input": inputs, "top_k": top, "truncate": truncate or None}
+    body = {"model": model_id(session, model), "input": inputs, "top_k": top, "truncate": truncate or None}
     answer = session.client.post("classifications", _given(body), timeout=600.0)
     if session.json:
         session.raw(answer)
@@ -67,7 +68,12 @@ def embed(
       weightsmith embed minilm - < sentences.txt > vectors.jsonl
     """
     session = session_of(ctx)
-    body = {"model": model, "input": _all(texts), "dimensions": dimensions, "truncate": truncate or None}
+    body = {
+        "model": model_id(session, model),
+        "input": _all(texts),
+        "dimensions": dimensions,
+        "truncate": truncate or None,
+    }
     answer = session.client.post("embeddings", _given(body), timeout=600.0)
     if session.json:
         session.raw(answer)

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.commands import noun
 from cli.problem import ExitCode, Problem
-from cli.session import Column, Session, noun, session_of
+from cli.session import Column, Session, session_of
 
 config_app = noun()
 login_app = noun()

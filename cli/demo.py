@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cli import corpus
+from cli.commands import noun
 from cli.corpus import Corpus
 from cli.problem import ExitCode, Problem
-from cli.session import Session, count, duration, noun, size
+from cli.session import Session, count, duration, size
 from cli.story import MARGIN, command, farewell, heading, tell, write
 from cli.up import running_stack, while_up
 
@@ -237,7 +238,7 @@ class Demo:
         Raises:
             Problem: it has not learned.
         """
-        from cli.jobs import loss_curve, series_of
+        from cli.reports import loss_curve, series_of
 
         found = self.session.client.get(f"jobs/{job['id']}/metrics", names="train_loss,validation_loss", max_points=300)
         width = min(78, shutil.get_terminal_size().columns - 1)

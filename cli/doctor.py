@@ -12,8 +12,9 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from cli.commands import noun
 from cli.problem import ExitCode, Problem
-from cli.session import Session, noun, session_of, size
+from cli.session import Session, session_of, size
 from cli.up import running_stack
 
 app = noun()

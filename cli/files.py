@@ -9,8 +9,11 @@ from typing import IO, Annotated, Any, cast
 
 import typer
 
+from cli.commands import noun
+from cli.completion import complete_files
 from cli.problem import ExitCode, Problem
-from cli.session import Column, Session, count, noun, session_of, size, when
+from cli.references import File, file_id
+from cli.session import Column, Session, count, session_of, size, when
 
 UPLOAD_BYTES = 256 << 20
 """Larger files travel in parts."""
@@ -81,7 +84,7 @@ def ls(
 
 
 @app.command()
-def show(ctx: typer.Context, file: Annotated[str, typer.Argument(help="Its id.")]) -> None:
+def show(ctx: typer.Context, file: File) -> None:
     """Show a file and what its check has found.
 
     \b
@@ -89,25 +92,26 @@ def show(ctx: typer.Context, file: Annotated[str, typer.Argument(help="Its id.")
       weightsmith files show file-abc
     """
     session = session_of(ctx)
-    found = session.client.get(f"files/{file}")
+    found = session.client.get(f"files/{file_id(session, file)}")
     session.object(found, FIELDS)
     if not session.json and not session.quiet:
         try:
-            show_report(session, session.client.get(f"files/{file}/report"))
+            show_report(session, session.client.get(f"files/{found['id']}/report"))
         except Problem as problem:
             if problem.exit_code is not ExitCode.NOT_FOUND:
                 raise
 
 
 @app.command()
-def cat(ctx: typer.Context, file: Annotated[str, typer.Argument(help="Its id.")]) -> None:
+def cat(ctx: typer.Context, file: File) -> None:
     """Write a file's content to standard output.
 
     \b
     Example:
       weightsmith files cat file-abc | head
     """
-    with session_of(ctx).client.stream("GET", f"files/{file}/content") as response:
+    session = session_of(ctx)
+    with session.client.stream("GET", f"files/{file_id(session, file)}/content") as response:
         for block in response.iter_bytes():
             sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()
@@ -116,7 +120,9 @@ def cat(ctx: typer.Context, file: Annotated[str, typer.Argument(help="Its id.")]
 @app.command()
 def rm(
     ctx: typer.Context,
-    files: Annotated[list[str], typer.Argument(help="Their ids.", metavar="FILE...")],
+    files: Annotated[
+        list[str], typer.Argument(help="Their ids or names.", metavar="FILE...", autocompletion=complete_files)
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete files. One that a job still needs is kept, and you are told which job that is.
@@ -126,7 +132,7 @@ def rm(
       weightsmith files rm file-abc --yes
     """
     session = session_of(ctx)
-    for file in files:
+    for file in [file_id(session, reference) for reference in files]:
         session.confirm(f"Delete {file}?", file, yes=yes)
         deleted = session.client.delete(f"files/{file}")
         if session.json:
@@ -171,7 +177,7 @@ def check(
 @app.command()
 def preview(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(help="Its id.")],
+    file: File,
     model: Annotated[str | None, typer.Option(help="A model, whose tokenizer and chat template are taken.")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="In the place of a model: a tokenizer's id, or bytes.")] = None,
     objective: Annotated[str | None, typer.Option(help="Its kind; default: what fits the file.")] = None,
@@ -190,7 +196,7 @@ def preview(
         raise Problem("give either --model or --tokenizer", exit_code=ExitCode.USAGE)
     named = {"model": model, "tokenizer": tokenizer, "objective": objective and {"kind": objective}}
     body = {name: value for name, value in {**named, "sequence_length": length, "limit": rows}.items() if value}
-    found = session.client.post(f"files/{file}/preview", body)
+    found = session.client.post(f"files/{file_id(session, file)}/preview", body)
     if session.json:
         session.raw(found)
         return

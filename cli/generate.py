@@ -6,13 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.commands import noun
 from cli.problem import ExitCode, Problem
-from cli.session import Session, noun, session_of
+from cli.references import Model, model_id
+from cli.session import Session, session_of
 
 generate_app = noun()
 chat_app = noun()
 
-Model = Annotated[str, typer.Argument(help="Its id or an alias.", metavar="MODEL")]
 Temperature = Annotated[float, typer.Option("--temperature", "-t", help="0: always the likeliest token.", min=0, max=2)]
 TopP = Annotated[float, typer.Option(help="Only the likeliest tokens of this total probability.", min=0, max=1)]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text.")]
@@ -46,7 +47,7 @@ def generate(
     """
     session = session_of(ctx)
     body = {
-        "model": model,
+        "model": model_id(session, model),
         "prompt": sys.stdin.read() if prompt == "-" else prompt,
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -91,7 +92,10 @@ def chat(
       weightsmith chat helper
     """
     session = session_of(ctx)
-    settings: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    if message is None and not sys.stdin.isatty():
+        raise Problem("give a message; - reads it from standard input", exit_code=ExitCode.USAGE)
+    settings: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p}
+    settings["model"] = model_id(session, model)
     settings |= {name: value for name, value in (("seed", seed), ("stop", stop or None)) if value is not None}
     turns: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     if message is not None:
@@ -101,8 +105,6 @@ def chat(
         else:
             answer(session, settings, turns, stream=stream)
         return
-    if not sys.stdin.isatty():
-        raise Problem("give a message; - reads it from standard input", exit_code=ExitCode.USAGE)
     talk(session, settings, turns, stream=stream)
 
 

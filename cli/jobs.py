@@ -1,20 +1,18 @@
 """`weightsmith jobs`: what trains, from the first look at its data to the model it leaves."""
 
 import json
-import shutil
-import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from cli.problem import ExitCode, Problem
-from cli.session import Cell, Column, Session, count, duration, json_of, noun, read_json, session_of, when
+from cli import compare, logs, reports, watching
+from cli.commands import noun
+from cli.references import Job, job_id
+from cli.session import Cell, Column, Session, count, duration, json_of, read_json, session_of, when
+from cli.watching import attend
 
 app = noun()
-
-Job = Annotated[str, typer.Argument(help="Its id, the beginning of it, @last or @running.", metavar="JOB")]
-ID_LENGTH = 28
 
 
 def _made(job: Mapping[str, Any]) -> str:
@@ -106,7 +104,7 @@ def submit(
     elif not session.json:
         typer.echo(job["id"])
     if watch:
-        raise typer.Exit(attend(session, job["id"]))
+        raise typer.Exit(attend(session, [job["id"]]))
     session.say(f"follow it: weightsmith jobs watch {job['id']}")
 
 
@@ -143,81 +141,14 @@ def show(ctx: typer.Context, job: Job = "@last") -> None:
     session.object(session.client.get(f"jobs/{job_id(session, job)}"), FIELDS)
 
 
-@app.command()
-def watch(
-    ctx: typer.Context,
-    job: Job = "@last",
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait at most.", min=0.0)] = None,
-) -> None:
-    """Follow a job to its end. The exit code is its verdict: 0 succeeded, 3 failed or cancelled.
-
-    Ctrl-C leaves; the job goes on.
-
-    \b
-    Examples:
-      weightsmith jobs watch
-      weightsmith jobs watch job_abc --timeout 3600 && echo done
-    """
-    session = session_of(ctx)
-    raise typer.Exit(attend(session, job_id(session, job), timeout=timeout))
-
-
-def attend(session: Session, job: str, *, timeout: float | None = None) -> ExitCode:
-    """Follow a job and give its verdict; Ctrl-C leaves it alone."""
-    from cli.watch import follow, verdict
-
-    try:
-        return verdict(session, follow(session, job, timeout=timeout))
-    except KeyboardInterrupt:
-        session.say(f"\n{job} goes on; look again with `weightsmith jobs watch {job}`")
-        return ExitCode.INTERRUPTED
-
-
-@app.command()
-def logs(
-    ctx: typer.Context,
-    job: Job = "@last",
-    tail: Annotated[int, typer.Option("--tail", "-n", help="Lines from the end.", min=1)] = 200,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while it runs.")] = False,
-) -> None:
-    """Show what a job's process printed. With -f the exit code is the job's verdict.
-
-    \b
-    Examples:
-      weightsmith jobs logs @last --tail 50
-      weightsmith jobs logs job_abc -f
-    """
-    from cli.logs import follow_log, log_text
-
-    session = session_of(ctx)
-    found = job_id(session, job)
-    if follow:
-        raise typer.Exit(follow_log(session, found, tail))
-    typer.echo(log_text(session, found, tail), nl=False)
-
-
-@app.command()
-def events(
-    ctx: typer.Context,
-    job: Job = "@last",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while it runs.")] = False,
-) -> None:
-    """Show what happened to a job, in order. With -f as it happens, with --json one event a line.
-
-    \b
-    Examples:
-      weightsmith jobs events @last
-      weightsmith jobs events job_abc -f --json
-    """
-    from cli.logs import follow_events, show_event
-    from cli.watch import new_events
-
-    session = session_of(ctx)
-    found = job_id(session, job)
-    if follow:
-        raise typer.Exit(follow_events(session, found))
-    for event in new_events(session, found, 0):
-        show_event(session, event)
+app.command()(watching.watch)
+app.command()(watching.wait)
+app.command()(logs.logs)
+app.command()(logs.events)
+app.command()(reports.metrics)
+app.command()(reports.samples)
+app.command()(reports.checkpoints)
+app.command()(compare.diff)
 
 
 @app.command()
@@ -257,7 +188,7 @@ def resume(
     session = session_of(ctx)
     found = act(session, job, "resume")
     if watch:
-        raise typer.Exit(attend(session, found["id"]))
+        raise typer.Exit(attend(session, [found["id"]]))
 
 
 @app.command()
@@ -281,7 +212,7 @@ def clone(
     made = session.client.post(f"jobs/{job_id(session, job)}/clone", changes)
     session.raw(made) if session.json else typer.echo(made["id"])
     if watch:
-        raise typer.Exit(attend(session, made["id"]))
+        raise typer.Exit(attend(session, [made["id"]]))
 
 
 def act(session: Session, job: str, verb: str) -> dict[str, Any]:
@@ -291,66 +222,6 @@ def act(session: Session, job: str, verb: str) -> dict[str, Any]:
     else:
         typer.echo(f"{found['id']}\t{found['state']}" if not session.console.is_terminal else found["state"])
     return found
-
-
-@app.command()
-def metrics(
-    ctx: typer.Context,
-    job: Job = "@last",
-    names: Annotated[str | None, typer.Option(help="Series, separated by commas.")] = None,
-    max_points: Annotated[int | None, typer.Option(help="Of each series.", min=2)] = None,
-) -> None:
-    """Draw a job's loss.
-
-    In a pipe: one point a line, as series, step and value.
-
-    \b
-    Examples:
-      weightsmith jobs metrics @last
-      weightsmith jobs metrics job_abc --names grad_norm | cut -f2,3
-    """
-    from cli.curve import draw
-
-    session = session_of(ctx)
-    wanted = names or (None if not session.console.is_terminal else "train_loss,validation_loss")
-    found = session.client.get(
-        f"jobs/{job_id(session, job)}/metrics",
-        names=wanted,
-        max_points=max_points or (400 if session.console.is_terminal else None),
-    )
-    if session.json:
-        session.raw(found)
-        return
-    series = series_of(found)
-    if not session.console.is_terminal:
-        for name, points in series.items():
-            for step, value in points:
-                typer.echo(f"{name}\t{step:.0f}\t{value:.10g}")
-        return
-    utf8 = "utf" in (sys.stdout.encoding or "").lower()
-    width = min(100, shutil.get_terminal_size().columns - 1)
-    if names is None:
-        typer.echo(loss_curve(series, width=width, braille=utf8))
-        return
-    for name, points in series.items():
-        typer.echo("\n".join(draw(points, width=width, braille=utf8, name=name)))
-
-
-def loss_curve(series: Mapping[str, list[tuple[float, float]]], *, width: int, braille: bool) -> str:
-    """Training loss as a line, validation loss as marks on it."""
-    from cli.curve import draw
-
-    marks = series.get("validation_loss", [])
-    title = "training loss" + (", o validation" if marks else "")
-    return "\n".join(draw(series.get("train_loss", []), marks, width=width, braille=braille, name=title))
-
-
-def series_of(found: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
-    """The points of each series in the API's answer; those that were no numbers are left out."""
-    return {
-        series["name"]: [(point["step"], point["value"]) for point in series["points"] if point["value"] is not None]
-        for series in found["data"]
-    }
 
 
 @app.command()
@@ -365,21 +236,3 @@ def receipt(ctx: typer.Context, job: Job = "@last") -> None:
     """
     session = session_of(ctx)
     session.raw(session.client.get(f"jobs/{job_id(session, job)}/receipt"))
-
-
-def job_id(session: Session, reference: str) -> str:
-    """The id that a reference stands for: an id, the beginning of one, @last, @running."""
-    if reference.startswith("@"):
-        if reference not in ("@last", "@running"):
-            raise Problem(f"{reference}: there are @last and @running", exit_code=ExitCode.USAGE)
-        state = "running" if reference == "@running" else None
-        found = session.client.get("jobs", limit=1, state=state)["data"]
-        if not found:
-            raise Problem("no job is running" if state else "there are no jobs yet", exit_code=ExitCode.NOT_FOUND)
-        return str(found[0]["id"])
-    if len(reference) >= ID_LENGTH or not reference.startswith("job_"):
-        return reference
-    fitting = [job["id"] for job in session.client.pages("jobs", limit=1000) if job["id"].startswith(reference)]
-    if len(fitting) > 1:
-        raise Problem(f"{reference} fits {len(fitting)} jobs: {', '.join(fitting[:3])}", exit_code=ExitCode.NOT_FOUND)
-    return str(fitting[0]) if fitting else reference

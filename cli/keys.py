@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-from cli.session import Column, noun, session_of, when
+from cli.commands import noun
+from cli.completion import complete_keys
+from cli.session import Column, session_of, when
 
 app = noun()
 
@@ -60,7 +62,7 @@ def ls(ctx: typer.Context) -> None:
 @app.command()
 def rm(
     ctx: typer.Context,
-    key: Annotated[str, typer.Argument(help="Its id.")],
+    key: Annotated[str, typer.Argument(help="Its id.", autocompletion=complete_keys)],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Revoke a key at once.

@@ -1,13 +1,58 @@
 """What a job printed and what happened to it, once or as it comes."""
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from cli.problem import ExitCode
-from cli.session import Session, when
+from cli.references import Job
+from cli.session import Session, session_of, when
 from cli.watch import LOOK_SECONDS, OVER, describe, look, new_events, verdict
+
+
+def logs(
+    ctx: typer.Context,
+    job: Job = "@last",
+    tail: Annotated[int, typer.Option("--tail", "-n", help="Lines from the end.", min=1)] = 200,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while it runs.")] = False,
+) -> None:
+    """Show what a job's process printed. With -f the exit code is the job's verdict.
+
+    \b
+    Examples:
+      weightsmith jobs logs @last --tail 50
+      weightsmith jobs logs job_abc -f
+    """
+    from cli.references import job_id
+
+    session = session_of(ctx)
+    found = job_id(session, job)
+    if follow:
+        raise typer.Exit(follow_log(session, found, tail))
+    typer.echo(log_text(session, found, tail), nl=False)
+
+
+def events(
+    ctx: typer.Context,
+    job: Job = "@last",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while it runs.")] = False,
+) -> None:
+    """Show what happened to a job, in order. With -f as it happens, with --json one event a line.
+
+    \b
+    Examples:
+      weightsmith jobs events @last
+      weightsmith jobs events job_abc -f --json
+    """
+    from cli.references import job_id
+
+    session = session_of(ctx)
+    found = job_id(session, job)
+    if follow:
+        raise typer.Exit(follow_events(session, found))
+    for event in new_events(session, found, 0):
+        show_event(session, event)
 
 
 def log_text(session: Session, job_id: str, tail: int) -> str:

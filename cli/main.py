@@ -7,7 +7,9 @@ from typing import Any, NoReturn
 
 import typer
 from typer._click.exceptions import ClickException
-from typer.core import TyperGroup
+from typer._click.shell_completion import CompletionItem
+
+from cli.commands import Group
 
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Start": {
@@ -19,14 +21,17 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "help": ("cli.manual", "Explain a command, or the exit codes"),
     },
     "Every day": {
-        "train": ("cli.train", "Upload a file and train on it, in one line"),
+        "train": ("cli.train:train_app", "Upload a file and train on it, in one line"),
+        "estimate": ("cli.train:estimate_app", "What a job would take: steps, tokens, memory"),
         "generate": ("cli.generate:generate_app", "Let a model continue a text"),
         "chat": ("cli.generate:chat_app", "Talk to a model"),
         "classify": ("cli.classify:classify_app", "Labels, tags, answers or scores of texts"),
         "embed": ("cli.classify:embed_app", "Vectors of texts"),
+        "compare": ("cli.compare", "Two runs beside each other: settings, figures, curves, answers"),
+        "open": ("cli.browser", "The dashboard in a browser"),
     },
     "Things": {
-        "jobs": ("cli.jobs", "Submit, watch, pause, resume, cancel, clone"),
+        "jobs": ("cli.jobs", "Submit, watch, wait, pause, resume, cancel, clone, diff, …"),
         "files": ("cli.files", "Upload, check, list, show, remove"),
         "models": ("cli.models", "List, download, import, name, remove"),
         "tokenizers": ("cli.tokenizers", "List, show, remove"),
@@ -76,7 +81,7 @@ def load(name: str) -> Any:
     return command
 
 
-class Commands(TyperGroup):
+class Commands(Group):
     """The table above as a command group."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -84,6 +89,13 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return load(cmd_name) if cmd_name in COMMANDS else None
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Names from the table: no command's module is loaded for a TAB."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        known = ((name, help) for section in SECTIONS.values() for name, (_, help) in section.items())
+        return [CompletionItem(name, help=help) for name, help in known if name.startswith(incomplete)]
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for title, commands in SECTIONS.items():

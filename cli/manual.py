@@ -5,12 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.commands import noun
 from cli.problem import MEANINGS, ExitCode, Problem
-from cli.session import Column, noun, session_of
+from cli.session import Column, session_of
 
 app = noun()
 
-REFERENCES = "A job is named by its id, the beginning of it, `@last`, or `@running`; a model by its id or an alias."
+REFERENCES = """\
+A job is named by its id, the beginning of it, its suffix or its model (where only one job has it), `@last`, or
+`@running`; a model by its id, the beginning or the suffix of it, an alias, `@last`, a job, or `@running` (the newest
+checkpoint of what trains now); a file by its id, its name, or `@last`."""
 
 OUTPUT = """\
 Standard output carries data only: tables cut to the width of a terminal, tab-separated full values in a pipe, the

@@ -6,11 +6,13 @@ from urllib.parse import quote
 
 import typer
 
+from cli.commands import noun
+from cli.completion import complete_models
 from cli.problem import Problem
-from cli.session import Cell, Column, Session, count, noun, session_of, size, when
+from cli.references import Model, model_id
+from cli.session import Cell, Column, Session, count, session_of, size, when
 
 app = noun()
-Model = Annotated[str, typer.Argument(help="Its id or an alias.", metavar="MODEL")]
 
 COLUMNS: dict[str, Column] = {
     "id": lambda model: model["id"],
@@ -75,13 +77,13 @@ def show(ctx: typer.Context, model: Model) -> None:
       weightsmith models show pt:default:plays:1a2b3c4d
     """
     session = session_of(ctx)
-    session.object(session.client.get(address(model)), FIELDS)
+    session.object(session.client.get(address(model_id(session, model))), FIELDS)
 
 
 @app.command()
 def rm(
     ctx: typer.Context,
-    models: Annotated[list[str], typer.Argument(help="Their ids.", metavar="MODEL...")],
+    models: Annotated[list[str], typer.Argument(help="Their ids.", metavar="MODEL...", autocompletion=complete_models)],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete models. One that a job still needs is kept.
@@ -91,7 +93,7 @@ def rm(
       weightsmith models rm pt:default:plays:1a2b3c4d --yes
     """
     session = session_of(ctx)
-    for model in models:
+    for model in [model_id(session, reference) for reference in models]:
         session.confirm(f"Delete {model} for good?", model, yes=yes)
         deleted = session.client.delete(address(model))
         session.raw(deleted) if session.json else session.say(f"deleted {model}")
@@ -120,6 +122,7 @@ def pull(
       weightsmith models pull helper --format gguf --quantization q4_0
     """
     session = session_of(ctx)
+    model = model_id(session, model)
     ending = f".{(quantization or 'q8_0').lower()}.gguf" if format == "gguf" else ".zip"
     target = to or Path(model.replace(":", "-").replace("/", "-") + ending)
     part = target.with_name(target.name + ".part")
@@ -161,6 +164,7 @@ def alias(
       weightsmith models alias gpt-4o-mini pt:default:plays:1a2b3c4d
     """
     session = session_of(ctx)
+    model = model_id(session, model)
     found = session.client.request("PUT", f"{address(name)}/alias", json={"model": model}).json()
     session.raw(found) if session.json else session.say(f"{name} now stands for {model}")
 

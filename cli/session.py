@@ -197,17 +197,6 @@ def session_of(ctx: typer.Context) -> Session:
     return session
 
 
-def noun() -> typer.Typer:
-    """An app for the commands of one noun."""
-    return typer.Typer(
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    )
-
-
 def read_json(place: str) -> Any:
     """The JSON in a file, or on standard input."""
     try:

@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-from cli.session import Column, count, noun, session_of, when
+from cli.commands import noun
+from cli.completion import complete_tokenizers
+from cli.session import Column, count, session_of, when
 
 app = noun()
 
@@ -35,7 +37,9 @@ def ls(ctx: typer.Context) -> None:
 
 
 @app.command()
-def show(ctx: typer.Context, tokenizer: Annotated[str, typer.Argument(help="Its id.")]) -> None:
+def show(
+    ctx: typer.Context, tokenizer: Annotated[str, typer.Argument(help="Its id.", autocompletion=complete_tokenizers)]
+) -> None:
     """Show a tokenizer.
 
     \b
@@ -49,7 +53,7 @@ def show(ctx: typer.Context, tokenizer: Annotated[str, typer.Argument(help="Its 
 @app.command()
 def rm(
     ctx: typer.Context,
-    tokenizer: Annotated[str, typer.Argument(help="Its id.")],
+    tokenizer: Annotated[str, typer.Argument(help="Its id.", autocompletion=complete_tokenizers)],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete a tokenizer that no job needs. Models keep their own copy.

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.commands import noun
 from cli.problem import ExitCode, Problem
 from cli.processes import Stopping, StopSignals, how, process_exists, spawn
-from cli.session import Session, noun, session_of
+from cli.session import Session, session_of
 from cli.stack import SOCKETS, Stack
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Following a job until it is over: a bar on a terminal, plain lines in a pipe. Leaving costs the job nothing."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from cli.models import address
@@ -10,7 +10,7 @@ from cli.problem import ExitCode, Problem
 from cli.session import Session, duration
 
 LOOK_SECONDS = 0.5
-PLAIN_LINE_SECONDS = 15.0
+PLAIN_LINE_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0
 """How long a server may be away before we give up."""
 OVER = {"succeeded": ExitCode.DONE, "failed": ExitCode.JOB_FAILED, "cancelled": ExitCode.JOB_FAILED}
@@ -35,38 +35,75 @@ class Display(Protocol):
 def follow(
     session: Session, job_id: str, *, timeout: float | None = None, show_events: bool = True, margin: str = ""
 ) -> dict[str, Any]:
-    """Show a job's progress until it is over, and return it.
+    """Show a job's progress until it is over, and return it. Raises what `follow_all` does."""
+    return follow_all(session, [job_id], timeout=timeout, show_events=show_events, margin=margin)[0]
+
+
+def follow_all(
+    session: Session,
+    job_ids: Sequence[str],
+    *,
+    timeout: float | None = None,
+    show_events: bool = True,
+    margin: str = "",
+) -> list[dict[str, Any]]:
+    """Show the progress of jobs until all are over, and return them.
 
     Raises:
-        Problem: it was paused, the time is up, or the server stays away.
-        KeyboardInterrupt: the user left; the job goes on.
+        Problem: all that are left are paused, the time is up, or the server stays away.
+        KeyboardInterrupt: the user left; the jobs go on.
     """
     deadline = time.monotonic() + timeout if timeout else None
-    seen = 0
-    with display(session, margin=margin) as shown:
+    jobs: dict[str, dict[str, Any]] = {}
+    seen = dict.fromkeys(job_ids, 0)
+    with ExitStack() as shown:
+        displays = {
+            job_id: shown.enter_context(display(session, margin=margin, name=job_id if len(job_ids) > 1 else ""))
+            for job_id in job_ids
+        }
         while True:
-            job: dict[str, Any] = look(session, f"jobs/{job_id}")
-            shown.show(job)
-            if show_events:
-                for event in new_events(session, job_id, seen) if seen else last_events(session, job_id):
-                    seen = event["seq"]
-                    if event["kind"] not in SILENT:
-                        shown.tell(describe(event))
-            if job["state"] in OVER:
-                return job
-            if job["state"] == "paused":
-                raise Problem(
-                    f"{job_id} is paused at step {job['progress'].get('step', 0)}",
-                    exit_code=ExitCode.WRONG_STATE,
-                    hint=f"go on with `weightsmith jobs resume {job_id}`",
-                )
+            for job_id in job_ids:
+                if jobs.get(job_id, {}).get("state") in OVER:
+                    continue
+                jobs[job_id] = job = look(session, f"jobs/{job_id}")
+                displays[job_id].show(job)
+                if show_events:
+                    seen[job_id] = tell_events(session, job_id, seen[job_id], displays[job_id])
+            left = [job for job in jobs.values() if job["state"] not in OVER]
+            if not left:
+                return list(jobs.values())
+            if all(job["state"] == "paused" for job in left):
+                raise paused(left[0])
             if deadline is not None and time.monotonic() > deadline:
-                raise Problem(
-                    f"{job_id} is not over after {timeout:g} s; it goes on",
-                    exit_code=ExitCode.TIMED_OUT,
-                    hint=f"look again with `weightsmith jobs watch {job_id}`",
-                )
+                raise time_is_up(left, timeout or 0.0)
             time.sleep(LOOK_SECONDS)
+
+
+def tell_events(session: Session, job_id: str, seen: int, shown: Display) -> int:
+    """Tell what is new; returns the number of the last event."""
+    for event in new_events(session, job_id, seen) if seen else last_events(session, job_id):
+        seen = event["seq"]
+        if event["kind"] not in SILENT:
+            shown.tell(describe(event))
+    return seen
+
+
+def paused(job: dict[str, Any]) -> Problem:
+    """Nobody waits for a job that waits for somebody."""
+    return Problem(
+        f"{job['id']} is paused at step {job['progress'].get('step', 0)}",
+        exit_code=ExitCode.WRONG_STATE,
+        hint=f"go on with `weightsmith jobs resume {job['id']}`",
+    )
+
+
+def time_is_up(left: Sequence[dict[str, Any]], timeout: float) -> Problem:
+    names = " ".join(job["id"] for job in left)
+    return Problem(
+        f"{names} {'is' if len(left) == 1 else 'are'} not over after {timeout:g} s; it goes on",
+        exit_code=ExitCode.TIMED_OUT,
+        hint=f"look again with `weightsmith jobs watch {names}`",
+    )
 
 
 def look(session: Session, path: str, **params: Any) -> Any:
@@ -171,13 +208,13 @@ def figures(job: dict[str, Any]) -> str:
 
 
 @contextmanager
-def display(session: Session, *, margin: str = "") -> Iterator[Display]:
-    """A bar where there is a terminal, else lines; nothing at all with --quiet, one job a line with --json."""
-    if session.lively:
+def display(session: Session, *, margin: str = "", name: str = "") -> Iterator[Display]:
+    """A bar where there is a terminal and one job, else lines; nothing with --quiet, one job a line with --json."""
+    if session.lively and not name:
         with Bar(session, margin) as bar:
             yield bar
     else:
-        yield Lines(session, margin)
+        yield Lines(session, margin + (f"{name}  " if name else ""))
 
 
 class Lines:

@@ -2,7 +2,8 @@
 
 import typer
 
-from cli.session import Column, noun, session_of, when
+from cli.commands import noun
+from cli.session import Column, session_of, when
 
 app = noun()
 

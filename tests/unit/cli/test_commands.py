@@ -1,7 +1,9 @@
 """What each command asks of the API and how it shows the answer: to a person, to a pipe, as JSON."""
 
+import hashlib
 import io
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from tests.unit.cli.conftest import FakeService, Run, a_job, a_page
 
 JOB = "job_" + "a" * 24
 FILE = {
-    "id": "file-1",
+    "id": "file-111111111111111111111111",
     "object": "file",
     "bytes": 1_500_000,
     "filename": "plays.txt",
@@ -56,7 +58,7 @@ def test_a_terminal_gets_a_table_that_fits(service: FakeService, run: Run) -> No
 def test_quiet_prints_ids(service: FakeService, run: Run) -> None:
     service.says("GET /v1/files", a_page(FILE, FILE | {"id": "file-2"}))
     ran = run("files", "ls", "-q")
-    assert (ran.out, ran.err) == ("file-1\nfile-2\n", "")
+    assert (ran.out, ran.err) == ("file-111111111111111111111111\nfile-2\n", "")
 
 
 def test_an_empty_list_says_what_to_do_on_standard_error(service: FakeService, run: Run) -> None:
@@ -77,7 +79,7 @@ def test_put_uploads_the_bytes(service: FakeService, run: Run, tmp_path: Path) -
     path.write_bytes(b"To be\r\n\x00 or not")
     service.says("POST /v1/files", FILE)
     ran = run("files", "put", str(path))
-    assert ran.out == "file-1\n"
+    assert ran.out == "file-111111111111111111111111\n"
     sent = service.last("POST")
     assert b"To be\r\n\x00 or not" in sent.body
     assert b'name="purpose"\r\n\r\nfine-tune' in sent.body
@@ -94,7 +96,7 @@ def test_a_large_file_travels_in_parts(
     service.says("POST /v1/uploads", {"id": "upload_1"})
     service.says("POST /v1/uploads/upload_1/parts", {"id": "part_1"}, {"id": "part_2"}, {"id": "part_3"})
     service.says("POST /v1/uploads/upload_1/complete", {"id": "upload_1", "file": FILE})
-    assert run("files", "put", str(path)).out == "file-1\n"
+    assert run("files", "put", str(path)).out == "file-111111111111111111111111\n"
     assert service.last("POST").json == {"part_ids": ["part_1", "part_2", "part_3"]}
     assert service.asked[0].json["bytes"] == 10
     parts = [asked.body for asked in service.asked if asked.path.endswith("/parts")]
@@ -104,9 +106,9 @@ def test_a_large_file_travels_in_parts(
 def test_cat_writes_the_bytes(service: FakeService, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     from cli.main import main
 
-    service.says("GET /v1/files/file-1/content", (200, b"\xff\x00raw"))
+    service.says("GET /v1/files/file-111111111111111111111111/content", (200, b"\xff\x00raw"))
     with pytest.raises(SystemExit):
-        main(["files", "cat", "file-1"])
+        main(["files", "cat", "file-111111111111111111111111"])
     assert capfdbinary.readouterr().out == b"\xff\x00raw"
 
 
@@ -140,38 +142,46 @@ def preview_of(*pieces: dict[str, Any], labels: Sequence[float] = (), names: Seq
 
 def test_a_preview_marks_what_is_learned(service: FakeService, run: Run) -> None:
     read, learned = {"text": "2+", "learned": False, "target": None}, {"text": "2\n=4", "learned": True, "target": None}
-    service.says("POST /v1/files/file-1/preview", preview_of(read, learned))
-    ran = run("files", "preview", "file-1", "--tokenizer", "bytes", "--objective", "supervised")
+    service.says("POST /v1/files/file-111111111111111111111111/preview", preview_of(read, learned))
+    ran = run("files", "preview", "file-111111111111111111111111", "--tokenizer", "bytes", "--objective", "supervised")
     assert ran.out == '  "2+"\n+ "2\\n=4"\nline 2: is empty\n'
     assert "line 1, text: 5 tokens, 3 learned, its end is cut off" in ran.err
     body = service.last("POST").json
     assert body == {"tokenizer": "bytes", "objective": {"kind": "supervised"}, "limit": 3}
-    assert run("files", "preview", "file-1").code == ExitCode.USAGE
+    assert run("files", "preview", "file-111111111111111111111111").code == ExitCode.USAGE
 
 
 def test_a_preview_shows_tags_and_classes(service: FakeService, run: Run) -> None:
     tagged = {"text": "York", "learned": True, "target": "I-NP"}
-    service.says("POST /v1/files/file-1/preview", preview_of(tagged, labels=[0.0, 1.0], names=["neg", "pos"]))
-    assert run("files", "preview", "file-1", "--model", "m").out.startswith('+ "York"\tI-NP\nlabels: pos 1\n')
+    service.says(
+        "POST /v1/files/file-111111111111111111111111/preview",
+        preview_of(tagged, labels=[0.0, 1.0], names=["neg", "pos"]),
+    )
+    assert run("files", "preview", "file-111111111111111111111111", "--model", "m").out.startswith(
+        '+ "York"\tI-NP\nlabels: pos 1\n'
+    )
 
 
 @pytest.mark.usefixtures("terminal")
 def test_a_preview_on_a_terminal_is_the_text_itself(service: FakeService, run: Run) -> None:
     piece = {"text": "[b]bold[/b]", "learned": True, "target": None}
-    service.says("POST /v1/files/file-1/preview", preview_of(piece))
-    assert "[b]bold[/b]" in run("files", "preview", "file-1", "--model", "m").out
+    service.says("POST /v1/files/file-111111111111111111111111/preview", preview_of(piece))
+    assert "[b]bold[/b]" in run("files", "preview", "file-111111111111111111111111", "--model", "m").out
 
 
 def test_rm_asks_first_and_off_a_terminal_wants_yes(service: FakeService, run: Run) -> None:
-    ran = run("files", "rm", "file-1")
+    ran = run("files", "rm", "file-111111111111111111111111")
     assert (ran.code, service.asked) == (ExitCode.USAGE, [])
     assert "--yes" in ran.err
-    service.says("DELETE /v1/files/file-1", {"id": "file-1", "object": "file", "deleted": True})
-    assert run("files", "rm", "file-1", "--yes").code == ExitCode.DONE
+    service.says(
+        "DELETE /v1/files/file-111111111111111111111111",
+        {"id": "file-111111111111111111111111", "object": "file", "deleted": True},
+    )
+    assert run("files", "rm", "file-111111111111111111111111", "--yes").code == ExitCode.DONE
 
 
 def test_submit_reads_a_file_and_prints_the_id(service: FakeService, run: Run, tmp_path: Path) -> None:
-    spec = {"kind": "tokenizer", "data": {"train": [{"file": "file-1"}]}}
+    spec = {"kind": "tokenizer", "data": {"train": [{"file": "file-111111111111111111111111"}]}}
     path = tmp_path / "job.json"
     path.write_text(json.dumps(spec))
     service.says("POST /v1/jobs", (201, a_job(state="validating")))
@@ -194,17 +204,6 @@ def test_steering(verb: str, service: FakeService, run: Run) -> None:
     service.says(f"POST /v1/jobs/{JOB}/{verb}", a_job(state="stopping"))
     assert run("jobs", verb, JOB).out == f"{JOB}\tstopping\n"
     assert service.last("POST").body == b""
-
-
-def test_references_to_jobs(service: FakeService, run: Run) -> None:
-    service.says("GET /v1/jobs", a_page(a_job(), a_job(id="job_ab" + "c" * 22)))
-    service.says(f"GET /v1/jobs/{JOB}", a_job())
-    assert run("jobs", "show", "@last", "-q").out == JOB + "\n"
-    assert run("jobs", "show", "job_aaa", "-q").out == JOB + "\n"
-    assert run("jobs", "show", "job_a").code == ExitCode.NOT_FOUND  # two fit
-    assert run("jobs", "show", "@first").code == ExitCode.USAGE
-    service.says("GET /v1/jobs", a_page())
-    assert run("jobs", "show", "@running").code == ExitCode.NOT_FOUND
 
 
 def test_clone_with_changes(service: FakeService, run: Run) -> None:
@@ -370,37 +369,100 @@ def test_api_reaches_everything(service: FakeService, run: Run, tmp_path: Path) 
     (tmp_path / "body.json").write_text('{"y": 2}')
     run("api", "POST", "v1/anything", "--data", f"@{tmp_path / 'body.json'}")
     assert service.last("POST").json == {"y": 2}
+    run("api", "POST", "/v1/anything", "-f", "a.b=1", "-f", "name=x y")
+    assert service.last("POST").json == {"a": {"b": 1}, "name": "x y"}
+    run("api", "POST", "/v1/anything", "-f", "purpose=p", "-f", f"file=@{tmp_path / 'body.json'}")
+    assert b'filename="body.json"' in service.last("POST").body
+    service.says("GET /v1/anything", {})
+    run("api", "GET", "/v1/anything", "-f", "limit=3")
+    assert service.last("GET").query == {"limit": "3"}
+    assert run("api", "POST", "/v1/anything", "-f", "a").code == ExitCode.USAGE
     assert run("api", "BREW", "/v1/coffee").code == ExitCode.USAGE
     assert run("api", "GET", "/v1/nothing").code == ExitCode.NOT_FOUND
 
 
-def test_train_uploads_trains_a_tokenizer_and_submits(service: FakeService, run: Run, tmp_path: Path) -> None:
+TUNED = "job_" + "b" * 24
+
+
+@pytest.fixture
+def plays(service: FakeService, tmp_path: Path) -> str:
+    """A text here, and a service that has seen nothing of it."""
     path = tmp_path / "plays.txt"
     path.write_text("To be")
-    service.says("POST /v1/files", FILE)
+    for what in ("files", "tokenizers", "jobs"):
+        service.says(f"GET /v1/{what}", a_page())
+    service.says("POST /v1/files", FILE | {"format": "text"})
+    service.says("POST /v1/jobs", (201, a_job(kind="tokenizer")), (201, a_job(id=TUNED)))
     done = a_job(kind="tokenizer", state="succeeded", result={"tokenizer": "tok_1"})
-    service.says("POST /v1/jobs", (201, a_job(kind="tokenizer")), (201, a_job(id="job_" + "b" * 24)))
     service.says(f"GET /v1/jobs/{JOB}", done)
     service.says(f"GET /v1/jobs/{JOB}/events", a_page())
-    ran = run("train", "--data", str(path), "--steps", "30", "--detach")
+    return str(path)
+
+
+def test_train_uploads_trains_a_tokenizer_and_submits(service: FakeService, run: Run, plays: str) -> None:
+    ran = run("train", "--data", plays, "--steps", "30", "--detach")
     assert ran.code == ExitCode.DONE
-    assert ran.out == "job_" + "b" * 24 + "\n"
+    assert ran.out == TUNED + "\n"
     spec = service.last("POST").json
     assert spec["model"] == {"init": "random", "family": "llama", "preset": "nano", "tokenizer": "tok_1"}
-    assert spec["data"]["train"] == [{"file": "file-1"}]
+    assert spec["data"]["train"] == [{"file": FILE["id"]}]
     assert spec["budget"] == {"steps": 30}
+    assert (spec["objective"], spec["suffix"]) == ({"kind": "causal_lm"}, "plays")
+
+
+def test_train_again_uploads_nothing_and_trains_no_tokenizer(service: FakeService, run: Run, plays: str) -> None:
+    digest = hashlib.sha256(b"To be").hexdigest()
+    service.says("GET /v1/files", a_page(FILE | {"filename": "plays.txt", "bytes": 5, "sha256": digest}))
+    spec = {"kind": "tokenizer", "vocab_size": 4096, "data": {"train": [{"file": FILE["id"], "weight": 1.0}]}}
+    service.says("GET /v1/jobs", a_page(a_job(spec=spec, state="succeeded", result={"tokenizer": "tok_1"})))
+    service.says("GET /v1/tokenizers", a_page({"id": "tok_1"}))
+    assert run("train", "--data", plays, "--detach").code == ExitCode.DONE
+    (sent,) = (asked for asked in service.asked if asked.method == "POST")
+    assert sent.json["model"]["tokenizer"] == "tok_1"
 
 
 def test_train_from_a_model_fine_tunes(service: FakeService, run: Run) -> None:
     service.says("POST /v1/jobs", (201, a_job()))
-    run("train", "--data", "file-1", "--from", "pt:m", "--detach")
+    service.says(f"GET /v1/files/{FILE['id']}", FILE | {"format": "preference"})
+    run("train", "--data", FILE["id"], "--from", "pt:m", "--lora", "8", "--detach")
     spec = service.last("POST").json
     assert spec["model"] == {"init": "pretrained", "from": "pt:m"}
-    assert spec["objective"] == {"kind": "supervised"}
+    assert spec["objective"] == {"kind": "dpo"}
     assert spec["budget"] == {"epochs": 3}
+    assert spec["adapter"] == {"kind": "lora", "rank": 8}
+
+
+ESTIMATE = {"object": "job.estimate", "parameters": 1_000_000, "estimate": {"total_steps": 12.0, "state_bytes": 16e6}}
+
+
+@pytest.mark.parametrize("words", [("train", "--dry-run"), ("estimate",)])
+def test_a_dry_run_makes_no_job(words: tuple[str, ...], service: FakeService, run: Run, plays: str) -> None:
+    service.says("POST /v1/jobs", ESTIMATE)
+    assert run(*words, "--data", plays).out == "parameters\t1000000\ntotal steps\t12\nstate bytes\t16000000\n"
+    sent = service.last("POST")
+    assert sent.query == {"dry_run": "true"}
+    assert sent.json["model"]["tokenizer"] == "bytes"
+    assert [asked.path for asked in service.asked if asked.method == "POST"] == ["/v1/files", "/v1/jobs"]
+
+
+def test_estimate_of_a_file_or_of_nothing(service: FakeService, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text('{"kind": "train"}')
+    service.says("POST /v1/jobs", ESTIMATE)
+    assert run("estimate", str(tmp_path / "job.json"), "--json").json == ESTIMATE
+    assert run("estimate").code == ExitCode.USAGE
+
+
+def test_show_prints_programs_and_sends_nothing(service: FakeService, run: Run, plays: str) -> None:
+    script = run("train", "--data", plays, "--show", "curl").out
+    assert subprocess.run(["sh", "-n"], input=script, text=True).returncode == 0
+    assert f"file=@{plays}" in script
+    compile(run("train", "--data", plays, "--show", "python").out, "program", "exec")
+    assert service.asked == []
+    assert run("train", "--data", plays, "--show", "cobol").code == ExitCode.USAGE
 
 
 def test_train_on_what_is_not_there(service: FakeService, run: Run) -> None:
+    service.says("GET /v1/files", a_page())
     assert run("train", "--data", "nowhere.txt").code == ExitCode.USAGE
 
 
