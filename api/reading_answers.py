@@ -7,7 +7,7 @@ from array import array
 from typing import Any, Literal
 
 from core.jobs.ids import new_id
-from core.reading_request import Answers, Embedding, Labels, Reading, Readings, Score, Tags
+from core.reading_request import Answers, Embedding, Labels, Masks, Reading, Readings, Score, Tags
 
 Json = dict[str, Any]
 
@@ -60,6 +60,8 @@ def _shown(reading: Reading, *, many_labels: bool, top_k: int | None) -> Json:
             }
         case Answers(answers=answers):
             return {"object": "answers", "answers": [answer.model_dump() for answer in answers]}
+        case Masks(masks=masks):
+            return {"object": "masks", "masks": [mask.model_dump() for mask in masks]}
         case Embedding():
             raise AssertionError("a model that embeds was checked for before")
 

@@ -146,11 +146,13 @@ class ClassificationBody(Spec):
 
     model: Model
     input: Items = Field(
-        description="a string; {text, text_pair}; for taggers also {words}; for models that answer questions "
-        "{question, context}; for reward models {messages} or {prompt, completion}; or a list of these"
+        description="a string (for masked language models with [MASK] in it); {text, text_pair}; for taggers also "
+        "{words}; for models that answer questions {question, context}; for reward models {messages} or "
+        "{prompt, completion}; or a list of these"
     )
     top_k: Annotated[StrictInt, Field(ge=1, le=100)] | None = Field(
-        default=None, description="at most so many labels, or answers to a question; default: all labels, 3 answers"
+        default=None,
+        description="at most so many labels, answers, or tokens for a mask; default: all labels, 3 of the others",
     )
     truncate: StrictBool = Field(
         default=False,

@@ -221,7 +221,7 @@ class ModelOut(Out):
     metrics: dict[str, float | None]
     has_chat_template: bool | None
     endpoints: list[str]
-    """where it answers; empty: it only predicts hidden tokens, and others are trained from it"""
+    """where it answers"""
     aliases: list[str]
     config: dict[str, Any]
     manifest_sha256: str

@@ -29,13 +29,14 @@ def classify(
     top: Annotated[int | None, typer.Option(help="At most so many labels or answers.", min=1, max=100)] = None,
     truncate: Truncate = False,
 ) -> None:
-    """Labels, tags, answers or scores of texts, by what the model has learned.
+    """Labels, tags, answers, scores or hidden tokens of texts, by what the model has learned.
 
     \b
     Examples:
       weightsmith classify polarity "A joy from start to end."
       weightsmith classify chunks "He reckons the deficit will narrow."
       weightsmith classify qa --question "Who wrote it?" "Ada wrote it."
+      weightsmith classify bert "The capital of France is [MASK]."
       weightsmith classify polarity - --json < reviews.txt
     """
     session = session_of(ctx)
@@ -112,6 +113,8 @@ def _rows(text: str, item: Any) -> list[dict[str, Any]]:
             return [{"of": text, "id": span["text"], **span} for span in item["spans"]]
         case "answers":
             return [{"of": text, "id": answer["text"], **answer} for answer in item["answers"]]
+        case "masks":
+            return [{"of": text, "id": guess["token"], **guess} for mask in item["masks"] for guess in mask["tokens"]]
         case _:
             return [{"of": text, "id": _score(item), **item}]
 
@@ -125,6 +128,8 @@ def _columns(kind: str, num_texts: int) -> dict[str, Column]:
             return of | {"label": lambda row: row["label"], "text": _text, "characters": _place, "score": _score}
         case "answers":
             return of | {"answer": _text, "characters": _place, "score": _score}
+        case "masks":
+            return of | {"token": lambda row: row["token"], "score": _score}
         case _:
             return of | {"score": _score}
 

@@ -165,7 +165,7 @@ def verdict(session: Session, job: dict[str, Any]) -> ExitCode:
 
 
 def trial(session: Session, name: str) -> str | None:
-    """The command by which a model shows what it has learned; None where it only predicts hidden tokens."""
+    """The command by which a model shows what it has learned; None where nobody knows it any more."""
     try:
         model = session.client.get(address(name))
     except Problem:
@@ -176,8 +176,10 @@ def trial(session: Session, name: str) -> str | None:
         return f"weightsmith generate {name} '{text}'"
     if "/v1/embeddings" in there:
         return f"weightsmith embed {name} 'a text'"
-    asked = "--question 'Who?' " if config["head"] == "span" else ""
-    return f"weightsmith classify {name} {asked}'a text'" if there else None
+    if config["head"] == "span":
+        return f"weightsmith classify {name} --question 'Who?' 'a text'"
+    text = "a [MASK] text" if config["head"] == "language_model" else "a text"
+    return f"weightsmith classify {name} '{text}'"
 
 
 def stage(job: dict[str, Any]) -> str:

@@ -1,10 +1,9 @@
 """Which addresses of the API a model answers at, by its kind and head. No HTTP here, only their names."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 from core.errors import InvalidRequest
-from core.models.config import ModelConfig
+from core.models.config import Head, Kind, ModelConfig
 
 Endpoint = Literal["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/classifications"]
 COMPLETIONS: Endpoint = "/v1/completions"
@@ -21,28 +20,31 @@ _ASKED: dict[Endpoint, tuple[str, str]] = {
 
 
 def endpoints(config: ModelConfig, *, has_chat_template: bool = True) -> tuple[Endpoint, ...]:
-    """None: the model only predicts hidden tokens; others are trained from it."""
-    if config.head == "embedding":
+    found = endpoints_of(config.kind, config.head)
+    return found if has_chat_template else tuple(endpoint for endpoint in found if endpoint != CHAT)
+
+
+def endpoints_of(kind: Kind, head: Head) -> tuple[Endpoint, ...]:
+    if head == "embedding":
         return (EMBEDDINGS,)
-    if config.head != "language_model":
+    if head != "language_model" or kind == "encoder":
         return (CLASSIFICATIONS,)
-    if config.kind == "encoder":
-        return ()
-    return (COMPLETIONS, CHAT) if has_chat_template else (COMPLETIONS,)
+    return (COMPLETIONS, CHAT)
 
 
 def check_serves(config: ModelConfig, wanted: Endpoint) -> None:
     """
     Raises:
-        InvalidRequest: another address serves the model, which the message names, or none does.
+        InvalidRequest: another address serves the model, which the message names.
     """
     there = endpoints(config)
     if wanted in there:
         return
     lacks, code = _ASKED[wanted]
-    raise InvalidRequest(
-        f"This model {lacks}: it is {_described(config)}.", code=code, param="model", hint=_way_out(there, wanted)
-    )
+    hint = f"POST {there[0]} serves it."
+    if wanted == EMBEDDINGS:
+        hint += " The objective contrastive makes a model of it that embeds."
+    raise InvalidRequest(f"This model {lacks}: it is {_described(config)}.", code=code, param="model", hint=hint)
 
 
 def _described(config: ModelConfig) -> str:
@@ -56,10 +58,3 @@ def _described(config: ModelConfig) -> str:
         "embedding": "that embeds texts",
     }[config.head]
     return f"{kind} ({config.family}) {does}"
-
-
-def _way_out(there: Sequence[Endpoint], wanted: Endpoint) -> str:
-    if there:
-        return f"POST {there[0]} serves it."
-    trained = {EMBEDDINGS: "contrastive", CLASSIFICATIONS: "sequence_classification"}.get(wanted)
-    return f"Train a model from it first{f', with the objective {trained}' if trained else ''}."

@@ -72,7 +72,7 @@ class ReadingRequest(Spec):
     dimensions: int | None = Field(default=None, ge=1)
     """of embeddings: only the first ones, at length 1 again"""
     max_answers: int = Field(default=3, ge=1, le=100)
-    """to each question"""
+    """to each question, or for each hidden token"""
 
 
 class Embedding(Spec):
@@ -143,7 +143,25 @@ class Answers(Spec):
     answers: tuple[Answer, ...]
 
 
-Reading = Annotated[Embedding | Labels | Score | Tags | Answers, Field(discriminator="kind")]
+class Guess(Spec):
+    token: str
+    score: float
+
+
+class Mask(Spec):
+    """An open place of a text, in characters, and which tokens are the likeliest there."""
+
+    start: int
+    end: int
+    tokens: tuple[Guess, ...]
+
+
+class Masks(Spec):
+    kind: Literal["masks"] = "masks"
+    masks: tuple[Mask, ...]
+
+
+Reading = Annotated[Embedding | Labels | Score | Tags | Answers | Masks, Field(discriminator="kind")]
 
 
 class Readings(Spec):

@@ -23,7 +23,8 @@ MAX_FUNCTION_LINES = 80
 LONG_FUNCTIONS = {"train": 120, "forward": 120}
 # Codes of errors that no keyword `code=` gives.
 CODES_SAID_OTHERWISE = {
-    *("poison", "too_many_attempts", "unknown_route", "method_not_allowed", "bad_request", "invalid_json")
+    *("poison", "too_many_attempts", "unknown_route", "method_not_allowed", "bad_request", "invalid_json"),
+    *("model_cannot_generate", "model_cannot_classify", "model_cannot_embed"),
 }
 
 

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from api.dependencies import Reader
 from core.data.formats import FORMATS
+from core.endpoints import endpoints_of
 from core.job_spec import JOB_SPEC, TrainSpec
 from core.models.families import FAMILIES, shape
 from core.objectives import OBJECTIVES
@@ -50,6 +51,7 @@ def catalog() -> dict[str, Any]:
             | {
                 "formats": [name for name, known in FORMATS.items() if known.yields in cls.consumes],
                 "models": list(cls.models),
+                "endpoints": sorted({endpoint for kind in cls.models for endpoint in endpoints_of(kind, cls.head)}),
                 "metrics": list(cls.metrics),
             }
             for kind, cls in OBJECTIVES.items()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from core.models.config import Head
-from core.reading import answers, pooled, tags
+from core.reading import answers, masks, pooled, tags
 from core.reading.reader import Reader
 from core.reading_request import Reading, ReadingRequest, Readings
 
@@ -17,6 +17,7 @@ READINGS: dict[Head, Read] = {
     "score": pooled.scores,
     "tagger": tags.tags,
     "span": answers.answers,
+    "language_model": masks.masks,
 }
 
 

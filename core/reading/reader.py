@@ -61,6 +61,13 @@ class Reader:
             found.update((i, out_BTC[b, : len(rows[i])]) for b, i in enumerate(at))
         return [found[i] for i in range(len(rows))]
 
+    def hidden_at(self, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]]) -> list[Tensor]:
+        """[places, D] of each row: final hidden states."""
+        found: dict[int, Tensor] = {}
+        for at, _, hidden_BTD in self._passes(rows):
+            found.update((i, hidden_BTD[b, places[i]]) for b, i in enumerate(at))
+        return [found[i] for i in range(len(rows))]
+
     def _passes(self, rows: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], Lane, Tensor]]:
         """Rows of about the same length together: which ones, as a lane, and their final hidden states [B, T, D]."""
         forward = Forward(self.model, None, precision="fp32", attention="sdpa", separator=self.tokenizer.separator)

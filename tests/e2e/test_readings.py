@@ -100,7 +100,7 @@ def test_embeddings_on_the_wire(http: httpx.Client) -> None:
         ({"dimensions": 64}, "invalid_request", "have 32"),
         ({"surprise": 1}, "invalid_request", "surprise"),
         ({"model": "gpt-4o-mini"}, "model_cannot_embed", "POST /v1/completions serves it"),
-        ({"model": "guesses"}, "model_cannot_embed", "objective contrastive"),
+        ({"model": "guesses"}, "model_cannot_embed", "The objective contrastive makes a model of it that embeds"),
         ({"model": "tags"}, "model_cannot_embed", "POST /v1/classifications serves it"),
     ],
 )
@@ -142,6 +142,14 @@ def test_answers(http: httpx.Client) -> None:
         assert answer["start"] is None or answer["text"] == context[answer["start"] : answer["end"]]
 
 
+def test_hidden_tokens(http: httpx.Client) -> None:
+    [found] = classify(http, "guesses", "a [MASK] text, and <mask>", top_k=2)
+    assert found["object"] == "masks"
+    assert [(mask["start"], mask["end"], len(mask["tokens"])) for mask in found["masks"]] == [(2, 8, 2), (19, 25, 2)]
+    _, code, message = refusal(http.post("/classifications", json={"model": "guesses", "input": "nothing hidden"}))
+    assert (code, "write [MASK] where one is" in message) == ("no_mask", True)
+
+
 def test_scores(http: httpx.Client) -> None:
     inputs = [{"messages": CHAT}, {"prompt": "2?", "completion": "4"}, "2?", {"text": "2?", "text_pair": "4"}]
     found = classify(http, "scores", inputs)
@@ -179,6 +187,5 @@ def test_who_is_asked_to_generate_says_who_serves_it(http: httpx.Client, client:
     found = {name: http.get(f"/models/{name}").json() for name in HEADS}
     assert found["embeds"]["endpoints"] == ["/v1/embeddings"]
     assert found["tags"]["endpoints"] == ["/v1/classifications"]
-    assert found["guesses"]["endpoints"] == []
     listed = {model.id: model.model_extra or {} for model in client.models.list()}
     assert listed["pt:test:tiny"]["endpoints"] == ["/v1/completions", "/v1/chat/completions"]

@@ -18,9 +18,10 @@ import api.routes.models
 import api.routes.previews
 import api.routes.uploads
 import api.schemas
-from api import examples
+from api import example_readings, examples
 from api.app import create_app
 from api.dependencies import Guard
+from api.reading_bodies import ClassificationBody, EmbeddingBody
 from api.routes.catalog import catalog
 from core.job_spec import JOB_SPEC
 from core.objectives import OBJECTIVES
@@ -110,6 +111,13 @@ def test_examples_are_true(name: str) -> None:
     assert set(example) <= set(type(found).model_fields), name
 
 
+def test_examples_of_readings_are_true() -> None:
+    bodies = {"POST /v1/embeddings": EmbeddingBody, "POST /v1/classifications": ClassificationBody}
+    for name, body in bodies.items():
+        for example in example_readings.BODIES[name].values():
+            assert body.model_validate(example["value"]).inputs
+
+
 def test_examples_of_jobs_are_true() -> None:
     for spec in (examples.TRAIN, examples.FINE_TUNE, examples.REINFORCE, examples.TOKENIZER):
         JOB_SPEC.validate_python(spec)
@@ -137,6 +145,9 @@ def test_the_catalog_is_drawn_from_the_classes() -> None:
     assert next(one for one in found["objectives"] if one["kind"] == "supervised")["formats"] == [
         *("chat", "prompt_completion", "alpaca", "sharegpt"),
     ]
+    served = {one["kind"]: one["endpoints"] for one in found["objectives"]}
+    assert served["sequence_to_sequence"] == ["/v1/chat/completions", "/v1/completions"]
+    assert (served["contrastive"], served["masked_lm"]) == (["/v1/embeddings"], ["/v1/classifications"])
     assert [one["kind"] for one in found["schedules"]] == [
         *("cosine", "warmup_stable_decay", "linear", "constant", "inverse_sqrt"),
     ]

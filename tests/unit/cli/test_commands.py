@@ -305,6 +305,7 @@ SAID: dict[str, tuple[dict[str, Any], str]] = {
         {"answers": [{"text": "", "start": None, "end": None, "score": 0.9}]},
         "(not in the text)\t\t0.9\n",
     ),
+    "masks": ({"masks": [{"start": 0, "end": 6, "tokens": [{"token": "He", "score": 0.5}]}]}, "He\t0.5\n"),
     "score": ({"score": -1.5}, "-1.5\n"),
 }
 

@@ -54,17 +54,16 @@ def test_a_job_that_succeeds(service: FakeService, run: Run) -> None:
         ("/v1/embeddings", {"kind": "encoder"}, "weightsmith embed pt:m 'a text'"),
         ("/v1/classifications", {"head": "tagger"}, "weightsmith classify pt:m 'a text'"),
         ("/v1/classifications", {"head": "span"}, "weightsmith classify pt:m --question 'Who?' 'a text'"),
-        (None, {"kind": "encoder"}, None),
+        ("/v1/classifications", {}, "weightsmith classify pt:m 'a [MASK] text'"),
     ],
 )
 def test_what_to_try_fits_the_model(
-    endpoint: str | None, config: dict[str, str], command: str | None, service: FakeService, run: Run
+    endpoint: str, config: dict[str, str], command: str, service: FakeService, run: Run
 ) -> None:
     says(service, a_job(state="succeeded", result={"model": "pt:m"}))
     config = {"kind": "encoder", "head": "language_model"} | config
-    service.says("GET /v1/models/pt:m", {"config": config, "endpoints": [endpoint] if endpoint else []})
-    err = run("jobs", "watch", JOB).err
-    assert f"try it: {command}\n" in err if command else "try it" not in err
+    service.says("GET /v1/models/pt:m", {"config": config, "endpoints": [endpoint]})
+    assert f"try it: {command}\n" in run("jobs", "watch", JOB).err
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])

@@ -35,6 +35,7 @@ from core.reading_request import (
     Embedding,
     Input,
     Labels,
+    Masks,
     QuestionInput,
     Reading,
     ReadingRequest,
@@ -46,7 +47,7 @@ from core.reading_request import (
 )
 from core.training.stats import Forward, stats_of
 from core.training.stats.labels import pooled
-from tests.unit.core.models.tiny import made
+from tests.unit.core.models.tiny import hidden_states, made
 
 TOKENIZER = Tokenizer.bytes()
 CONTEXT = 64
@@ -235,6 +236,29 @@ def test_a_long_text_is_answered_from_its_windows() -> None:
     assert _best("", [], 3).answers[0].text == ""
 
 
+@torch.no_grad()
+def test_hidden_tokens_are_what_the_model_predicts() -> None:
+    """The forward pass of the whole text, at the places that stand open in it."""
+    reader = reader_of("bert", "language_model")
+    text = "ab[MASK]cd[MASK]"
+    [said] = ask(reader, TextInput(text=text), max_answers=4)
+    assert isinstance(said, Masks)
+    assert [text[mask.start : mask.end] for mask in said.masks] == ["[MASK]"] * 2
+    assert TOKENIZER.mask is not None
+    ids = [TOKENIZER.class_token, *b"ab", TOKENIZER.mask, *b"cd", TOKENIZER.mask, TOKENIZER.separator]
+    logits_TV = reader.model.logits(hidden_states(reader.model, torch.tensor([ids])))[0]
+    for mask, place in zip(said.masks, (3, 6), strict=True):
+        best = logits_TV[place].softmax(-1).topk(4)
+        names = [TOKENIZER.token_bytes(id).decode("utf-8", "replace") for id in best.indices.tolist()]
+        assert [guess.token for guess in mask.tokens] == names
+        scores = torch.tensor([guess.score for guess in mask.tokens])
+        torch.testing.assert_close(scores, best.values, rtol=1e-4, atol=1e-6)
+    for input, code in (("no gap", "no_mask"), ("[MASK]" + "x" * 62, "context_length_exceeded")):
+        with pytest.raises(InvalidRequest) as refused:
+            ask(reader, TextInput(text=input))
+        assert refused.value.code == code
+
+
 def test_what_is_too_long_is_refused_or_cut() -> None:
     reader = reader_of("bert", "classifier")
     long = TextInput(text="x" * 100)
@@ -264,8 +288,9 @@ def test_many_texts_are_read_in_batches_until_nobody_wants_them(monkeypatch: pyt
 
 def test_who_serves_what() -> None:
     assert endpoints(config_of("llama", "language_model")) == (COMPLETIONS, CHAT)
-    assert endpoints(config_of("bert", "language_model")) == ()
-    for head, endpoint in (("embedding", EMBEDDINGS), ("span", CLASSIFICATIONS), ("score", CLASSIFICATIONS)):
+    assert endpoints(config_of("llama", "language_model"), has_chat_template=False) == (COMPLETIONS,)
+    heads = ("span", "score", "language_model")
+    for head, endpoint in (("embedding", EMBEDDINGS), *((head, CLASSIFICATIONS) for head in heads)):
         assert endpoints(config_of("bert", head)) == (endpoint,)
     with pytest.raises(InvalidRequest) as refused:
         check_serves(config_of("bert", "tagger"), COMPLETIONS)
