@@ -61,6 +61,17 @@ class Step(Spec):
     """wall time of this step"""
     metrics: dict[str, float] = Field(default_factory=dict)
 
+    @property
+    def series(self) -> dict[str, float]:
+        """Its numbers by the names that they have outside."""
+        return {
+            "train_loss": self.loss,
+            "learning_rate": self.learning_rate,
+            "grad_norm": self.grad_norm,
+            "tokens_per_second": self.tokens_per_second,
+            **{f"train_{name}": value for name, value in self.metrics.items()},
+        }
+
 
 class Evaluated(Spec):
     """A pass over the validation data after `step` steps: names are `validation_loss`, `validation_perplexity`, …"""

@@ -57,6 +57,8 @@ class Settings(BaseModel):
     """Memory of a CPU slot; 0: 60 % of the machine's memory divided by the slots."""
     warm_spare: bool = True
     """Keep one process that has already imported torch."""
+    tensorboard_folder: Path | None = None
+    """Runs' series are also written below it, as TensorBoard event files. Local disk."""
     child_user: str | None = None
     """Children run as this user where the worker is root."""
 
@@ -94,6 +96,8 @@ class Settings(BaseModel):
     def _below_home(self) -> Self:
         home = self.home.resolve()
         object.__setattr__(self, "home", home)
+        if self.tensorboard_folder is not None:  # children run elsewhere: what is relative is relative to here
+            object.__setattr__(self, "tensorboard_folder", self.tensorboard_folder.resolve())
         object.__setattr__(self, "database_url", self.database_url or f"sqlite:///{home / 'weightsmith.db'}")
         object.__setattr__(self, "storage_url", self.storage_url or f"file://{home / 'storage'}")
         object.__setattr__(self, "scratch", (self.scratch or home / "scratch").resolve())

@@ -27,6 +27,7 @@ from core.run_dir import RunDir
 from core.training.plan import Preparation
 from worker import checkpoints, inputs, outcome
 from worker.child import Child
+from worker.event_file import EventFile, folder_of_run
 from worker.place import Place
 from worker.recorder import DatabaseGone, Recorder
 from worker.slots import Share
@@ -67,6 +68,7 @@ class Supervisor:
         self.folder = place.settings.scratch_dir / claim.job_id / "attempts"
         self.run_dir = RunDir(self.folder / str(claim.fence))
         self.recorder = Recorder(place.database, place.storage, place.settings, claim, self.run_dir)
+        self.board: EventFile | None = None
         self.child: Child | None = None
         self.last_word: Finished | Prepared | Failed | None = None
         self.stopping: Reason | None = None
@@ -105,6 +107,9 @@ class Supervisor:
         if isinstance(self.work.spec, TrainSpec):
             kept = self.work.spec.checkpoints
             self.recorder.keep, self.recorder.keep_best = kept.keep, kept.keep_best
+            if self.settings.tensorboard_folder is not None:
+                folder = folder_of_run(self.settings.tensorboard_folder, self.work.spec.suffix, self.claim.job_id)
+                self.board = EventFile(folder, fence=self.claim.fence)
         left = self.recorder.insist(lambda session: checkpoints.debris(session, self.storage, self.claim))
         for key in left:
             self.storage.delete(key)
@@ -131,6 +136,8 @@ class Supervisor:
     def _listen(self) -> None:
         for event in self.recorder.read():
             self.heard_at = time.monotonic()
+            if self.board is not None:
+                self.board.add(event)
             if isinstance(event, Finished | Prepared | Failed):
                 self.last_word = event
             elif event.kind == "step" and time.monotonic() - self.started_at > YOUNG_SECONDS:

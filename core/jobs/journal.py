@@ -120,14 +120,7 @@ def _record_step(session: Session, job: Job, event: Step, points: dict[str, list
         job.fraction = min(1.0, event.step / job.total_steps)
     elif seconds := job.spec.get("budget", {}).get("seconds"):
         job.fraction = min(1.0, job.fraction + event.seconds / seconds)
-    series = {
-        "train_loss": event.loss,
-        "learning_rate": event.learning_rate,
-        "grad_norm": event.grad_norm,
-        "tokens_per_second": event.tokens_per_second,
-        **{f"train_{name}": value for name, value in event.metrics.items()},
-    }
-    for name, value in series.items():
+    for name, value in event.series.items():
         points.setdefault(name, []).append((event.step, value))
     total = job.total_steps or 0
     every = max(1, total // _STEP_EVENTS_PER_RUN) if total else 10
