@@ -9,6 +9,33 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 EMPTY = 0x2800
 
 
+class Paper:
+    """Where a point of the plot comes to stand in the characters."""
+
+    def __init__(self, line: Points, marks: Points, *, width: int, height: int, braille: bool) -> None:
+        self.height, self.braille = height, braille
+        self.low, self.high = _range([value for _, value in (*line, *marks)])
+        self.left, self.right = line[0][0], max(line[-1][0], line[0][0] + 1)
+        labels = [_label(self.high - (self.high - self.low) * row / max(1, height - 1)) for row in range(height)]
+        self.margin = max(map(len, labels)) + 2
+        self.columns = max(10, width - self.margin)
+        shown = {0, height // 2, height - 1}
+        tick = "┤" if braille else "|"
+        self.axis = [f"{label if row in shown else '':>{self.margin - 2}} {tick}" for row, label in enumerate(labels)]
+
+    def place(self, point: tuple[float, float], across: int, down: int) -> tuple[int, int]:
+        x = (point[0] - self.left) / (self.right - self.left)
+        y = (self.high - min(max(point[1], self.low), self.high)) / (self.high - self.low)
+        return round(x * (across - 1)), round(y * (down - 1))
+
+    def drawn(self, line: Points) -> list[list[str]]:
+        """A line, as rows of characters."""
+        if self.braille:
+            dots = [self.place(point, self.columns * 2, self.height * 4) for point in line]
+            return _braille(dots, self.columns, self.height)
+        return _stars([self.place(point, self.columns, self.height) for point in line], self.columns, self.height)
+
+
 def draw(
     line: Points, marks: Points = (), *, width: int = 72, height: int = 12, braille: bool = True, name: str = ""
 ) -> list[str]:
@@ -18,32 +45,45 @@ def draw(
     """
     if not line:
         return ["no points yet"]
-    low, high = _range([value for _, value in (*line, *marks)])
-    left, right = line[0][0], max(line[-1][0], line[0][0] + 1)
-    labels = [_label(high - (high - low) * row / max(1, height - 1)) for row in range(height)]
-    margin = max(map(len, labels)) + 2
-    columns = max(10, width - margin)
-
-    def place(point: tuple[float, float], across: int, down: int) -> tuple[int, int]:
-        x = (point[0] - left) / (right - left)
-        y = (high - min(max(point[1], low), high)) / (high - low)
-        return round(x * (across - 1)), round(y * (down - 1))
-
-    if braille:
-        canvas = _braille([place(point, columns * 2, height * 4) for point in line], columns, height)
-    else:
-        canvas = _stars([place(point, columns, height) for point in line], columns, height)
+    paper = Paper(line, marks, width=width, height=height, braille=braille)
+    canvas = paper.drawn(line)
     for point in marks:
-        x, y = place(point, columns, height)
+        x, y = paper.place(point, paper.columns, height)
         canvas[y][x] = "o"
-    shown = {0, height // 2, height - 1}
-    rows = [
-        f"{labels[row] if row in shown else '':>{margin - 2}} {'┤' if braille else '|'}{''.join(cells)}".rstrip()
-        for row, cells in enumerate(canvas)
+    rows = [f"{axis}{''.join(cells)}".rstrip() for axis, cells in zip(paper.axis, canvas, strict=True)]
+    first, last = f"{paper.left:,.0f}", f"{paper.right:,.0f} steps"
+    room = paper.columns - len(first) - len(last)
+    return [*rows, " " * paper.margin + first + name[: max(0, room - 2)].center(room) + last]
+
+
+def layers(
+    line: Points, marks: Points = (), *, width: int, height: int, braille: bool = True
+) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """Rows of a picture of raw values with their smoothed course over them, and `marks` as `o`.
+
+    Each row is the axis and then characters, each with whether it is bright: of the smoothed line, or a mark.
+    """
+    paper = Paper(line, marks, width=width, height=height, braille=braille)
+    cells = [
+        [(bright, True) if bright != " " else (dim, False) for dim, bright in zip(*rows, strict=True)]
+        for rows in zip(paper.drawn(line), paper.drawn(smoothed(line)), strict=True)
     ]
-    first, last = f"{left:,.0f}", f"{right:,.0f} steps"
-    middle = name[: max(0, columns - len(first) - len(last) - 2)].center(columns - len(first) - len(last))
-    return [*rows, " " * margin + first + middle + last]
+    for point in marks:
+        x, y = paper.place(point, paper.columns, height)
+        cells[y][x] = ("o", True)
+    return list(zip(paper.axis, cells, strict=True))
+
+
+def smoothed(line: Points, *, share: float = 0.02) -> list[tuple[float, float]]:
+    """An exponential mean whose half-life is a share of the steps, freed of its bias towards the first value."""
+    half_life = max((line[-1][0] - line[0][0]) * share, 1e-9)
+    mean = weight = 0.0
+    before, found = line[0][0], []
+    for step, value in line:
+        kept = 0.5 ** (max(step - before, 0.0) / half_life)
+        mean, weight, before = mean * kept + value, weight * kept + 1.0, step
+        found.append((step, mean / weight))
+    return found
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:

@@ -10,12 +10,15 @@ from cli.references import Job
 from cli.session import Session, session_of, when
 from cli.watch import LOOK_SECONDS, OVER, describe, look, new_events, verdict
 
+ALL_LINES = 100_000
+
 
 def logs(
     ctx: typer.Context,
     job: Job = "@last",
     tail: Annotated[int, typer.Option("--tail", "-n", help="Lines from the end.", min=1)] = 200,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on while it runs.")] = False,
+    grep: Annotated[str | None, typer.Option("--grep", "-g", help="Only lines with this text.")] = None,
 ) -> None:
     """Show what a job's process printed. With -f the exit code is the job's verdict.
 
@@ -23,14 +26,23 @@ def logs(
     Examples:
       weightsmith jobs logs @last --tail 50
       weightsmith jobs logs job_abc -f
+      weightsmith jobs logs job_abc --grep error
     """
     from cli.references import job_id
 
     session = session_of(ctx)
     found = job_id(session, job)
     if follow:
-        raise typer.Exit(follow_log(session, found, tail))
-    typer.echo(log_text(session, found, tail), nl=False)
+        raise typer.Exit(follow_log(session, found, tail, grep=grep))
+    text = log_text(session, found, tail if grep is None else ALL_LINES)
+    typer.echo(with_text(text, grep), nl=False)
+
+
+def with_text(text: str, grep: str | None) -> str:
+    """Only the lines that have it, whatever their case."""
+    if grep is None:
+        return text
+    return "".join(line for line in text.splitlines(keepends=True) if grep.lower() in line.lower())
 
 
 def events(
@@ -61,7 +73,7 @@ def log_text(session: Session, job_id: str, tail: int) -> str:
     return str(found["text"])
 
 
-def follow_log(session: Session, job_id: str, tail: int) -> ExitCode:
+def follow_log(session: Session, job_id: str, tail: int, *, grep: str | None = None) -> ExitCode:
     """Print what is added to the log until the job is over; gives its verdict."""
     printed = ""
     try:
@@ -70,7 +82,8 @@ def follow_log(session: Session, job_id: str, tail: int) -> ExitCode:
             text = log_text(session, job_id, max(tail, 1000))
             fresh = text if not printed else text[_seen(printed, text) :]
             if fresh:
-                typer.echo(fresh if printed else "".join(fresh.splitlines(keepends=True)[-tail:]), nl=False)
+                shown = fresh if printed else "".join(fresh.splitlines(keepends=True)[-tail:])
+                typer.echo(with_text(shown, grep), nl=False)
                 printed = text
             if job["state"] in OVER:
                 return verdict(session, job)

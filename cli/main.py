@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "files": ("cli.files", "Upload, check, list, show, remove"),
         "models": ("cli.models", "List, download, import, name, remove"),
         "tokenizers": ("cli.tokenizers", "List, show, remove"),
+        "top": ("cli.fleet", "The fleet at a glance: workers, running jobs, the queue"),
         "workers": ("cli.workers", "Who works for this service now"),
         "keys": ("cli.keys", "Create, list, revoke API keys"),
         "api": ("cli.api_call", "Call any address of the API"),

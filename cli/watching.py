@@ -1,5 +1,6 @@
 """`weightsmith jobs watch` and `wait`: staying with jobs until they are over, and what their end means."""
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -67,26 +68,48 @@ def attend(session: Session, jobs: Sequence[str], *, timeout: float | None = Non
     from cli.watch import follow_all, verdict
 
     try:
-        over = follow_all(session, jobs, timeout=timeout)
-    except KeyboardInterrupt:
-        return detach(session, jobs)
+        over = on_screen(session, jobs, timeout) if session.lively else follow_all(session, jobs, timeout=timeout)
+    except KeyboardInterrupt as left:
+        return detach(session, jobs, offer=type(left) is KeyboardInterrupt)
     for job in over:
         verdict(session, job)
     return verdict_of(over)
 
 
-def detach(session: Session, jobs: Sequence[str]) -> ExitCode:
+def on_screen(session: Session, jobs: Sequence[str], timeout: float | None) -> list[dict[str, Any]]:
+    """The whole terminal where it is large enough; the last curve stays behind."""
+    from cli.screen import fits, watch_on_screen
+    from cli.watch import follow_all
+
+    if not fits(session):
+        return follow_all(session, jobs, timeout=timeout)
+    over = watch_on_screen(session, jobs, timeout=timeout)
+    if len(over) == 1 and over[0]["kind"] == "train":
+        last_curve(session, over[0]["id"])
+    return over
+
+
+def last_curve(session: Session, job: str) -> None:
+    from cli.reports import loss_curve, series_of
+
+    series = series_of(session.client.get(f"jobs/{job}/metrics", names="train_loss,validation_loss", max_points=400))
+    if series.get("train_loss"):
+        utf8 = "utf" in (session.screen.encoding or "").lower()
+        session.say(loss_curve(series, width=min(100, session.screen.width - 1), braille=utf8) + "\n")
+
+
+def detach(session: Session, jobs: Sequence[str], *, offer: bool = True) -> ExitCode:
     """Say that they go on; on a terminal a second Ctrl-C offers to cancel them."""
     names = " ".join(jobs)
     goes = f"{names} goes on" if len(jobs) == 1 else f"{len(jobs)} jobs go on"
-    session.say(f"\n{goes}; look again with `weightsmith jobs watch {names}`")
-    if not session.lively:
-        return ExitCode.INTERRUPTED
-    session.say("Ctrl-C once more to cancel")
+    offer = offer and session.lively and sys.stdin.isatty()
     try:
-        time.sleep(SECOND_CTRL_C_SECONDS)
+        session.say(f"\n{goes}; look again with `weightsmith jobs watch {names}`")
+        if offer:
+            session.say("Ctrl-C once more to cancel")
+            time.sleep(SECOND_CTRL_C_SECONDS)
     except KeyboardInterrupt:
-        if typer.confirm(f"\nCancel {names} for good?", err=True):
+        if offer and typer.confirm(f"\nCancel {names} for good?", err=True):
             for job in jobs:
                 session.client.post(f"jobs/{job}/cancel")
             session.say("cancelled")

@@ -160,6 +160,19 @@ def test_logs_follow_prints_each_line_once(service: FakeService, run: Run) -> No
     assert run("jobs", "logs", JOB, "-f").out == "one\ntwo\nthree\nfour\n"
 
 
+def test_logs_with_a_text(service: FakeService, run: Run) -> None:
+    service.says(f"GET /v1/jobs/{JOB}/logs", {"text": "fine\nERROR: disk\n"})
+    assert run("jobs", "logs", JOB, "--grep", "error").out == "ERROR: disk\n"
+
+
+def test_top_shows_workers_and_what_is_not_over(service: FakeService, run: Run) -> None:
+    worker = {"id": "w", "kind": "train", "host": "box", "pid": 7, "job": JOB, "slots": [], "heartbeat_at": 0.0}
+    service.says("GET /v1/workers", a_page(worker))
+    service.says("GET /v1/jobs", a_page(a_job(phase="training")), a_page())
+    assert run("top").out == f"worker\ttrain\tbox:7\t{JOB}\njob\t{JOB}\ttraining\t\n"
+    assert run("top", "--json").json == {"object": "fleet", "workers": [worker], "jobs": []}
+
+
 def test_figures_are_those_that_are_known() -> None:
     assert figures(a_job()) == ""
     progress = {"step": 5, "total_steps": 20, "tokens_per_second": 12345.6, "eta_seconds": 200}
@@ -179,3 +192,43 @@ def test_figures_are_those_that_are_known() -> None:
 )
 def test_stages_have_words(job: dict[str, Any], words: str) -> None:
     assert stage(a_job(**job)) == words
+
+
+OTHER = "job_" + "b" * 24
+
+
+def test_many_jobs_one_verdict(service: FakeService, run: Run) -> None:
+    says(service, a_job(), a_job(state="succeeded"))
+    service.says(f"GET /v1/jobs/{OTHER}", a_job(id=OTHER, state="failed"))
+    service.says(f"GET /v1/jobs/{OTHER}/events", a_page())
+    ran = run("jobs", "watch", JOB, OTHER)
+    assert ran.code == ExitCode.JOB_FAILED
+    assert f"{JOB} succeeded" in ran.err
+    assert f"{OTHER} failed" in ran.err
+
+
+def test_wait_is_silent_and_running_means_all(service: FakeService, run: Run) -> None:
+    says(service, a_job(), a_job(state="succeeded"))
+    service.says("GET /v1/jobs", a_page(a_job()))
+    ran = run("jobs", "wait", "@running", "--json=id,state")
+    assert (ran.code, ran.err) == (ExitCode.DONE, "")
+    assert ran.json["data"] == [{"id": JOB, "state": "succeeded"}]
+    says(service, a_job())
+    assert run("jobs", "wait", JOB, "--timeout", "0.01").code == ExitCode.TIMED_OUT
+
+
+def test_once_says_how_they_stand_and_leaves(service: FakeService, run: Run) -> None:
+    says(service, a_job(phase="training", progress={"step": 5, "total_steps": 20}))
+    ran = run("jobs", "watch", JOB, "--once")
+    assert (ran.code, ran.out) == (ExitCode.DONE, f"{JOB}\trunning\ttraining\tstep 5/20\n")
+    says(service, a_job(state="cancelled"))
+    assert run("jobs", "watch", JOB, "--once").code == ExitCode.JOB_FAILED
+
+
+def test_samples_and_checkpoints(service: FakeService, run: Run) -> None:
+    sample = an_event(2, "sampled", "Sample at 5", step=5, prompt="To", text=" be\n")
+    service.says(f"GET /v1/jobs/{JOB}/events", a_page(an_event(1, "state", "queued"), sample))
+    assert run("jobs", "samples", JOB).out == '5\t"To"\t" be\\n"\n'
+    row = {"step": 5, "model": "pt:m:ckpt-step-5", "best": True, "metrics": {}, "bytes": 9, "created_at": 0.0}
+    service.says(f"GET /v1/jobs/{JOB}/checkpoints", a_page(row))
+    assert run("jobs", "checkpoints", JOB).out.startswith("5\tpt:m:ckpt-step-5\tbest\t\t9\t")
