@@ -71,6 +71,9 @@ class ReadingRequest(Spec):
     """drop the end of what is longer than the model's context; else that is an error"""
     dimensions: int | None = Field(default=None, ge=1)
     """of embeddings: only the first ones, at length 1 again"""
+    window: int | None = Field(default=None, ge=8)
+    """tokens of the pieces in which long texts are tagged or searched for answers; default: the context. What a model
+    was trained on is what it knows best"""
     max_answers: int = Field(default=3, ge=1, le=100)
     """to each question, or for each hidden token"""
 

@@ -21,7 +21,7 @@ class DecoderRows:
     def __init__(self, model: Transformer, sources: Sequence[Sequence[int]], *, start: int) -> None:
         """`start`: the token that stands before every answer."""
         self._model = model
-        device = model.lm_head.weight.device
+        device = model.model.embed_tokens.weight.device
         ids = [torch.tensor(source) for source in sources]
         ids_BS = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(device)
         lengths_B = torch.tensor([len(source) for source in sources], device=device)

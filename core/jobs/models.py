@@ -56,6 +56,14 @@ def get_model(session: Session, project_id: str, name: str) -> tuple[Model, None
     return checkpoint, session.get_one(Job, checkpoint.job_id)
 
 
+def trained_length(session: Session, model: registry.Servable) -> int | None:
+    """Tokens of the rows that it was trained on; None for one that was imported."""
+    row = session.get(Model, model.object_id) or session.get(Checkpoint, model.object_id)
+    job = session.get(Job, row.job_id) if row is not None and row.job_id is not None else None
+    length = job.spec.get("data", {}).get("sequence_length") if job is not None else None
+    return length if isinstance(length, int) else None
+
+
 def delete_model(session: Session, project_id: str, name: str) -> None:
     """Hide a model and the checkpoints of its run that nobody uses; or one checkpoint. Aliases of it go too.
 

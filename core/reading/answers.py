@@ -28,7 +28,7 @@ def answers(reader: Reader, request: ReadingRequest) -> tuple[list[Reading], int
         if not isinstance(given, QuestionInput):
             raise refuse_kind("a question and a text: send {question, context}", param_of(request, i))
         asked.append(given)
-    encoder = reader.encoder
+    encoder = reader.encoder(request.window)
     most = (room(encoder, texts=2) or 0) // 2
     for i, question in enumerate(reader.tokenizer.encode_batch([given.question for given in asked])):
         if len(question) > most and not request.truncate:

@@ -19,7 +19,7 @@ def rows(reader: Reader, request: ReadingRequest) -> list[list[int]]:
     Raises:
         InvalidRequest: an input of another kind, an id that does not exist, or a text that is too long.
     """
-    texts = _Texts(reader.encoder, [*request.inputs])
+    texts = _Texts(reader.encoder(), [*request.inputs])
     return [
         _scored(reader, given, param_of(request, i))
         if isinstance(given, ChatInput | CompletionInput)
@@ -71,12 +71,12 @@ class _Texts:
 
 def _read(reader: Reader, texts: tuple[list[int], list[int] | None], request: ReadingRequest, param: str) -> list[int]:
     first, second = texts
-    kept_first, kept_second, is_cut = fitted(reader.encoder, first, second)
+    kept_first, kept_second, is_cut = fitted(reader.encoder(), first, second)
     if is_cut and not request.truncate:
-        most = room(reader.encoder, texts=1 if second is None else 2)
+        most = room(reader.encoder(), texts=1 if second is None else 2)
         assert most is not None
         raise too_long(param, "the text", len(first) + len(second or []), most)
-    return read_as(reader.encoder, kept_first, kept_second).ids
+    return read_as(reader.encoder(), kept_first, kept_second).ids
 
 
 def _scored(reader: Reader, given: ChatInput | CompletionInput, param: str) -> list[int]:
@@ -95,7 +95,7 @@ def _scored(reader: Reader, given: ChatInput | CompletionInput, param: str) -> l
             )
         example = Conversation((*before, replace(last, weight=1.0)))
     try:
-        [sequence] = answers([example], reader.encoder)
+        [sequence] = answers([example], reader.encoder())
     except InvalidData as error:
         raise InvalidRequest(error.message, code=error.code, param=param, hint=error.hint) from None
     most = reader.config.context_length

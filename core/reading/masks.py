@@ -67,10 +67,10 @@ def _gapped(reader: Reader, given: Input, param: str) -> Gapped:
         ids.append(tokenizer.mask)
         begin = mark.end()
     ids += tokenizer.encode(given.text[begin:], continues=True)
-    most = room(reader.encoder)
+    most = room(reader.encoder())
     if most is not None and len(ids) > most:
         raise too_long(param, "the text", len(ids), most, hint="Shorten it.")
-    framed = read_as(reader.encoder, ids)
+    framed = read_as(reader.encoder(), ids)
     before = framed.weights.index(1.0)
     return Gapped(framed.ids, [before + place for place in at], [mark.span() for mark in marks])
 

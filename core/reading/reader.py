@@ -38,10 +38,9 @@ class Reader:
     def config(self) -> ModelConfig:
         return self.model.config
 
-    @property
-    def encoder(self) -> Encoder:
-        """Makes what training makes of texts, in windows of the model's context."""
-        window = self.config.context_length
+    def encoder(self, window: int | None = None) -> Encoder:
+        """Makes what training makes of texts, in windows of the model's context where nothing else is said."""
+        window = min(window or self.config.context_length, self.config.context_length)
         encoding = Encoding(kind="plain", model=self.config.kind, window=window, labels=self.config.labels)
         return Encoder(self.tokenizer, self.renderer, encoding)
 

@@ -38,7 +38,7 @@ class Worded:
 
 def tags(reader: Reader, request: ReadingRequest) -> tuple[list[Reading], int]:
     texts = [_worded(given, param_of(request, i)) for i, given in enumerate(request.inputs)]
-    encoder = reader.encoder
+    encoder = reader.encoder(request.window)
     ids: list[list[int]] = []
     reads: list[tuple[int, list[tuple[int, int]]]] = []
     """of each row: which text, and (word, place in the row)"""

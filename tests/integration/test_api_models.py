@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from core.data.tokenizer import Tokenizer
-from core.jobs import registry, workers
+from core.jobs import models, registry, workers
 from core.jobs.tables import Checkpoint, Job, TokenizerRow
 from core.models.config import Dimensions, ModelConfig
 from core.models.directory import write_model_config
@@ -165,7 +165,8 @@ def test_a_model_is_downloaded_as_one_zip(imports: Api, directory: Path) -> None
         assert archive.testzip() is None
         assert archive.read("model.safetensors") == (directory / "model.safetensors").read_bytes()
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
-    assert error_of(imports.http.get("/v1/models/pet/download?format=gguf"), 400)["param"] == "format"
+    assert error_of(imports.http.get("/v1/models/pet/download?format=exe"), 400)["param"] == "format"
+    assert error_of(imports.http.get("/v1/models/pet/download?format=gguf"), 503)["code"] == "no_generator"
 
 
 def test_aliases(imports: Api, directory: Path) -> None:
@@ -234,6 +235,10 @@ def test_a_finished_jobs_model_goes_with_its_checkpoints(any_api: Api) -> None:
     assert "/" in model.name
     shown = any_api.http.get(f"/v1/models/{model.name}").json()
     assert (shown["id"], shown["job"], shown["metrics"]) == (model.name, job_id, {"validation_loss": 2.0})
+    with any_api.database.reading() as session:
+        for name in (model.name, f"{model.name}:ckpt-step-10"):
+            servable = registry.resolve_model(session, any_api.project_id(), name)
+            assert models.trained_length(session, servable) == 64  # of the job's rows
     kept = any_api.submit(model={"init": "pretrained", "from": f"{model.name}:ckpt-step-10"})["id"]
     assert any_api.http.delete(f"/v1/models/{model.name}").status_code == 200
     left = any_api.http.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]

@@ -14,10 +14,12 @@ from core.generation.beam_search import BeamSearch
 from core.generation.continuation import Continuation, Line, continuations
 from core.generation.decoder_rows import DecoderRows
 from core.generation.encoder_decoder import EncoderDecoderEngine
+from core.generation.packed_linear import pack_linears
 from core.models import families
 from core.models.config import Dimensions, FamilyName
 from core.models.transformer import Transformer
 from core.sampling_params import SamplingParams
+from core.training import greedy
 from tests.unit.core.models.tiny import ENCODER_DECODERS, Case, exported, hidden_states, made, theirs
 
 PAD, ENDS = 1, tuple(range(40, 52))
@@ -166,6 +168,21 @@ def test_greedy_answers_are_the_likeliest_tokens(bench: Bench) -> None:
         assert all(score.logprob == score.top[0].logprob for score in scores)
     alone = bench.finish("one")
     assert alone[0].tokens == answers[0].tokens
+    ends = bench.tokenizer.stop_ids
+    sources = [answer.prompt.ids for answer in answers]
+    shown = greedy.answer(bench.model, bench.tokenizer, sources, max_tokens=12)  # what people see while it trains
+    assert shown == [[token for token in answer.tokens if token not in ends] for answer in answers]
+
+
+@torch.no_grad()
+def test_in_half_precision_it_is_nearly_the_same(bench: Bench) -> None:
+    source = [*b"a source", 256]
+    whole_BV = DecoderRows(bench.model, [source], start=bench.tokenizer.pad).logits_BV
+    bench.model.bfloat16()
+    pack_linears(bench.model)  # as large models are served
+    half_BV = DecoderRows(bench.model, [source], start=bench.tokenizer.pad).logits_BV
+    assert half_BV.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(whole_BV, half_BV) > 0.999
 
 
 def test_drawn_answers_differ_and_come_again(bench: Bench) -> None:

@@ -20,6 +20,7 @@ from core.data.token_dataset import write_token_dataset
 from core.data.tokenizer import Tokenizer
 from core.endpoints import CHAT, CLASSIFICATIONS, COMPLETIONS, EMBEDDINGS, check_serves, endpoints
 from core.errors import InvalidRequest
+from core.generation.packed_linear import pack_linears
 from core.generation_request import Message, ServedModel
 from core.models import families
 from core.models.config import Dimensions, FamilyName, ModelConfig
@@ -117,6 +118,20 @@ def test_embeddings_are_those_of_training(tmp_path: Path, family: FamilyName) ->
 def vectors(said: list[Reading]) -> Tensor:
     raw = [base64.b64decode(reading.vector) for reading in said if isinstance(reading, Embedding)]
     return torch.tensor(np.array([np.frombuffer(one, "<f4") for one in raw]))
+
+
+@pytest.mark.parametrize("head", ["embedding", "classifier", "tagger", "span", "score"])
+def test_large_models_are_read_in_half_precision(head: str) -> None:
+    reader = reader_of("llama", head)
+    given = QuestionInput(question="a", context="b c") if head == "span" else TextInput(text="a b")
+    whole, tokens = reader.of_tokens, [[1, 2, 3]]
+    if head not in ("tagger", "span"):
+        whole = reader.of_texts  # type: ignore[assignment]
+    before = whole(tokens)[0]
+    reader.model.bfloat16()
+    pack_linears(reader.model)
+    assert torch.nn.functional.cosine_similarity(before.flatten(), whole(tokens)[0].flatten(), dim=0) > 0.99
+    assert len(ask(reader, given)) == 1
 
 
 @every_family
@@ -233,6 +248,9 @@ def test_a_long_text_is_answered_from_its_windows() -> None:
     assert len(said.answers) == 5
     assert [answer.score for answer in said.answers] == sorted((a.score for a in said.answers), reverse=True)
     assert all(answer.text == context[answer.start : answer.end] for answer in said.answers if answer.start is not None)
+    short = vars(ask(reader, QuestionInput(question="who", context=context), window=24)[0])["answers"]
+    assert short != said.answers
+    assert ask(reader, QuestionInput(question="who", context=context), max_answers=5, window=9999) == [said]
     assert _best("", [], 3).answers[0].text == ""
 
 
