@@ -168,6 +168,6 @@ def machine_environment() -> dict[str, str]:
 def ask_for_steady_products() -> None:
     """Have Intel's MKL round a row's fp32 product alike in a batch of any size; to be said before the first product.
 
-    Elsewhere this is so from `MIN_ROWS` rows on without being asked (core/generation/engine.py).
+    Elsewhere this is so from a few rows on without being asked; how many is measured (core/generation/rounding.py).
     """
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
