@@ -1,5 +1,7 @@
 """The reference: nothing is open that should not be, every operation has an example, and the examples are true."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import api.schemas
 from api import example_readings, examples
 from api.app import create_app
 from api.dependencies import Guard
+from api.generation_bodies import CompletionBody
 from api.reading_bodies import ClassificationBody, EmbeddingBody
 from api.routes.catalog import catalog
 from core.job_spec import JOB_SPEC
@@ -116,6 +119,15 @@ def test_examples_of_readings_are_true() -> None:
     for name, body in bodies.items():
         for example in example_readings.BODIES[name].values():
             assert body.model_validate(example["value"]).inputs
+
+
+def test_the_requests_in_the_guide_are_true() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "asking.md").read_text()
+    kinds: tuple[type[BaseModel], ...] = (EmbeddingBody, ClassificationBody, CompletionBody)
+    found = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)]
+    assert len(found) == 7
+    for body, kind in zip(found, (kinds[0], *[kinds[1]] * 5, kinds[2]), strict=True):
+        kind.model_validate(body)
 
 
 def test_examples_of_jobs_are_true() -> None:
