@@ -93,7 +93,7 @@ def model_id(session: Session, reference: str) -> str:
     fitting = [
         model["id"]
         for model in models
-        if model["id"].startswith(reference) or model["id"].split(":")[2:3] == [reference]
+        if model["id"].startswith(reference) or model["id"].split(":")[-2:-1] == [reference]
     ]
     if not fitting:
         return reference  # the service says what there is

@@ -64,6 +64,12 @@ def own_process(level: str) -> None:
     threading.excepthook = _thread_crashed
 
 
+def say_at_once(logger: str, message: str) -> None:
+    """A line from within a signal handler, where nobody may wait for a lock."""
+    record = logging.LogRecord(logger, logging.INFO, "", 0, message.strip(), (), None)
+    os.write(sys.stderr.fileno(), f"{JsonLines().format(record)}\n".encode())
+
+
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         return

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from celery import Task, signals
+from celery.apps import worker as celery_worker
 
 from core import logs
 from core.jobs import queue
@@ -71,6 +72,7 @@ def on_hint(task: Task, *_hint: object) -> None:
 def _set_up_logging(**_: Any) -> None:
     """In the place of Celery's own, colours and all."""
     logs.own_process(settings().log_level)
+    celery_worker.safe_say = lambda message, *_: logs.say_at_once("celery.apps.worker", message)
 
 
 def _before_the_pool(sender: Any, **_: Any) -> None:

@@ -22,12 +22,11 @@ BLOCK = re.compile(r"(\*Not run by the tests[^\n]*\n\n)?^```(\w+)\n(.*?)^```$", 
 MOST_NOT_RUN = 3
 SMALLER = {
     "[a-h]*.py": "b*.py",
-    "--steps 200": "--steps 3",
-    "--epochs 20": "--epochs 2",
-    '"steps": 300': '"steps": 4',
-    '"steps": 200': '"steps": 4',
+    "--steps 200": "--steps 2",
+    "--steps 60": "--steps 4",
+    "--epochs 10": "--epochs 2",
+    '"steps": 300': '"steps": 2',
     '"every": 100': '"every": 2',
-    '"epochs": 10': '"epochs": 2',
     '"n_epochs": 4': '"n_epochs": 2',
 }
 """what would take minutes, and what stands for it here"""
@@ -92,8 +91,8 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where somebody has said `weightsmith up`."""
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """The folder where somebody has said `weightsmith up`, and that process."""
     folder = tmp_path_factory.mktemp("reader")
     home = folder / ".weightsmith"
     with (folder / "up-0.log").open("w") as log:
@@ -102,7 +101,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
     try:
         wait_ready(process, home)  # type: ignore[arg-type]
-        yield folder
+        yield folder, process
     finally:
         process.kill()
         process.wait()
@@ -123,7 +122,8 @@ def smaller(text: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(START_SECONDS + 600)
-def test_the_guide_does_what_it_says(folder: Path) -> None:
+def test_the_guide_does_what_it_says(up: tuple[Path, subprocess.Popen[bytes]]) -> None:
+    folder, process = up
     said = {}
     with Reader(folder) as reader:
         for page in PAGES:
@@ -141,18 +141,21 @@ def test_the_guide_does_what_it_says(folder: Path) -> None:
     assert float(re.search(r'^weightsmith_generator_tokens_total{host="[^"]+"} (\S+)', metrics, re.MULTILINE)[1]) > 0  # type: ignore[index]
     for name in ("generator_waiting", "generator_answers", "generator_slots_used", "http_first_byte_seconds_count"):
         assert f"weightsmith_{name}{{" in metrics
+    process.send_signal(signal.SIGINT)
+    process.wait(STOP_SECONDS)
     for name in ("api", "light-worker", "train-worker", "generator"):
         text = (folder / ".weightsmith" / "logs" / f"{name}.log").read_text()
-        lines = [json.loads(line) for line in text.splitlines()]
+        lines = lines_of(folder, name)
         assert {"time", "level", "logger", "pid", "message"} <= set.intersection(*(set(line) for line in lines))
         assert credentials["api_key"] not in text
         assert "Which word" not in text
         assert not [line for line in lines if line["level"] in ("error", "critical")]
-    assert any("job" in line and "attempt" in line for line in map(json.loads, train_log(folder)))
+    assert any("job" in line and "attempt" in line for line in lines_of(folder, "train-worker"))
 
 
-def train_log(folder: Path) -> list[str]:
-    return (folder / ".weightsmith" / "logs" / "train-worker.log").read_text().splitlines()
+def lines_of(folder: Path, name: str) -> list[dict[str, object]]:
+    text = (folder / ".weightsmith" / "logs" / f"{name}.log").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_few_blocks_are_not_run_and_every_shortcut_is_used() -> None:
