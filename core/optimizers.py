@@ -46,6 +46,13 @@ class OptimizerSpec(Spec):
         description="each layer learns at this fraction of the rate of the layer above it (Howard and Ruder 2018, "
         "arXiv:1801.06146, section 3.2); the head at the full rate, the embeddings at the lowest",
     )
+    ema_decay: float | None = Field(
+        default=None,
+        gt=0.0,
+        lt=1.0,
+        description="evaluate, show and keep the exponential moving average of the weights, with this decay a step "
+        "(0.999: about the last thousand steps)",
+    )
 
     relative_rate: ClassVar[float] = 1.0
     """default learning rate, over AdamW's"""

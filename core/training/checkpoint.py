@@ -3,7 +3,8 @@
 Saving: everything into a temporary directory, each file synced, the manifest last, then one rename and a sync of the
 parent: a checkpoint is whole or not there. Loading verifies sizes and hashes first. Nothing is ever unpickled.
 
-The weights in `model/` are the fp32 masters, so that they are also the weights from which a run resumes.
+The weights in `model/` are the fp32 masters, so that they are also the weights from which a run resumes; where a run
+averages its weights, `model/` is the average, and those that are trained lie in `state/` too.
 """
 
 import errno
@@ -11,6 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from core.models.manifest import MANIFEST, sha256_of, sync, write_manifest
 from core.models.transformer import Transformer
 from core.models.weights import save_weights
 from core.training import random_state
+from core.training.averaging import Average
 
 STATE = "state"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -76,6 +79,7 @@ def save(
     *,
     model: Transformer,
     adapter: Attached | None = None,
+    average: Average | None = None,
     optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer,
     progress: Progress,
@@ -89,8 +93,9 @@ def save(
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        write_model(partial / "model", model, tokenizer, adapter)
-        write_state(partial / STATE, model, optimizer, progress, made_with)
+        with average.in_place() if average else nullcontext():
+            write_model(partial / "model", model, tokenizer, adapter)
+        write_state(partial / STATE, model, average, optimizer, progress, made_with)
         manifest_sha256, size_bytes = write_manifest(partial, step=progress.step)
         shutil.rmtree(path, ignore_errors=True)
         partial.rename(path)
@@ -125,6 +130,7 @@ def write_model(directory: Path, model: Transformer, tokenizer: Tokenizer, adapt
 def write_state(
     directory: Path,
     model: Transformer,
+    average: Average | None,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     made_with: Mapping[str, str | int],
@@ -137,12 +143,17 @@ def write_state(
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     save_file(moments, directory / "optimizer.safetensors")
+    if average is not None:
+        trained = {name: value.cpu().contiguous() for name, value in average.state().items()}
+        save_file(trained, directory / "weights.safetensors")
     save_file(random_state.read(), directory / "random.safetensors")
     (directory / "progress.json").write_text(json.dumps(asdict(progress), indent=1))
     (directory / "made_with.json").write_text(json.dumps(dict(made_with), indent=1))
 
 
-def load(path: Path, *, model: Transformer, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, str | int]]:
+def load(
+    path: Path, *, model: Transformer, average: Average | None = None, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, str | int]]:
     """Put optimizer and random states back, after `verify`; the caller has read `model` from `path / "model"`.
 
     Returns the progress, and what the checkpoint was made with.
@@ -156,6 +167,8 @@ def load(path: Path, *, model: Transformer, optimizer: torch.optim.Optimizer) ->
         device = "cpu" if key == "step" and parameter not in fused else parameter.device
         # A copy of its own: what the file gives lies unaligned, and alignment may touch the last bit.
         optimizer.state[parameter][key] = value.clone().to(device)
+    if average is not None:
+        average.resume(load_file(state / "weights.safetensors"))
     random_state.restore(load_file(state / "random.safetensors"))
     progress = Progress(**json.loads((state / "progress.json").read_text()))
     made_with: dict[str, str | int] = json.loads((state / "made_with.json").read_text())

@@ -13,6 +13,7 @@ Legend: B rows, T positions, D hidden size, N positions that are learned.
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,7 @@ from core.events import Entered, Evaluated, Event, Finished, Sampled, Saved, Ste
 from core.job_spec import TrainSpec
 from core.loss import LOWER_IS_BETTER, Loss
 from core.training import optimizers, random_state
+from core.training.averaging import Average
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan
 from core.training.rollouts import RolloutBatches, Stopped
@@ -52,6 +54,8 @@ class Run:
     save: Callable[[Progress], SavedCheckpoint]
     should_stop: Callable[[], bool]
     """asked once a step: does somebody want the run to save and end"""
+    average: Average | None = None
+    """of the weights: evaluated and shown in their place"""
     labels: tuple[str, ...] = ()
     """names of the head's outputs"""
 
@@ -68,7 +72,8 @@ def train(run: Run, progress: Progress) -> Iterator[Event]:
     while True:
         improved = False
         if evaluation_is_due(run, progress):
-            improved = yield from evaluate(run, progress)
+            with run.average.in_place() if run.average else nullcontext():
+                improved = yield from evaluate(run, progress)
         reason = reason_to_end(run, progress)
         is_due = progress.step != resumed_step and progress.step % run.plan.save_every == 0
         if reason or is_due or (improved and run.spec.checkpoints.keep_best):
@@ -98,6 +103,8 @@ def take_step(run: Run, progress: Progress) -> Iterator[Event]:
     if math.isfinite(loss) and math.isfinite(norm):
         optimizers.set_learning_rate(run.optimizer, rate)
         run.optimizer.step()
+        if run.average is not None:
+            run.average.update(progress.step)
     else:
         yield note_skipped_step(progress, loss=loss, norm=norm, rate=rate)
     seconds = time.monotonic() - begun

@@ -140,12 +140,13 @@ def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot, *, reference: M
 
 
 def state_bytes(spec: TrainSpec, model: ModelConfig) -> int:
-    """Weights, gradients and the optimizer's state; what is trained is fp32."""
+    """Weights, gradients, the average of weights and the optimizer's state; what is trained is fp32."""
+    per_trained = 8 if spec.optimizer.ema_decay is None else 12
     if not isinstance(spec.adapter, LoRA):
-        return 8 * model.num_parameters() + spec.optimizer.state_bytes(_shapes(model))
+        return per_trained * model.num_parameters() + spec.optimizer.state_bytes(_shapes(model))
     trained = trained_shapes(spec.adapter, model)
     frozen = frozen_bytes(spec.adapter, model, is_bf16=spec.precision == "bf16")
-    return frozen + 8 * sum(map(math.prod, trained.values())) + spec.optimizer.state_bytes(trained)
+    return frozen + per_trained * sum(map(math.prod, trained.values())) + spec.optimizer.state_bytes(trained)
 
 
 def _rollout_bytes(model: ModelConfig, length: int, *, item_bytes: int) -> int:

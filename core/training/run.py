@@ -36,6 +36,7 @@ from core.objectives.grpo import GRPO
 from core.optimizers import AdamW
 from core.run_dir import PLAN, PREPARATION, SPEC, RunDir, RunInputs
 from core.training import checkpoint, loop, optimizers, samples
+from core.training.averaging import Average
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan, Preparation
 from core.training.rollouts import RolloutBatches, Stopped, Writer, validation_rollouts
@@ -57,11 +58,12 @@ def main(run_dir: RunDir, stop: Stop) -> None:
     tokenizer = load_tokenizer(inputs)
     model, adapter = build_model(spec, plan, inputs, tokenizer)
     optimizer = optimizers.build(spec.optimizer, model)
+    average = Average(model, spec.optimizer.ema_decay) if spec.optimizer.ema_decay is not None else None
     progress, resumed = Progress(micro_batch=plan.micro_batch), None
     if inputs.checkpoint is not None:
-        progress, resumed = resume(inputs.checkpoint, plan, model, optimizer)
+        progress, resumed = resume(inputs.checkpoint, plan, model, average, optimizer)
     with Sandbox() as sandbox:
-        run = assemble(spec, plan, inputs, run_dir, model, adapter, optimizer, tokenizer, stop, sandbox)
+        run = assemble(spec, plan, inputs, run_dir, model, adapter, average, optimizer, tokenizer, stop, sandbox)
         run_dir.report(
             Started(
                 step=progress.step,
@@ -162,9 +164,11 @@ def put_adapter(spec: TrainSpec, adapter: LoRA, plan: Plan, inputs: RunInputs) -
     return model.to(plan.device), attached
 
 
-def resume(path: Path, plan: Plan, model: Transformer, optimizer: torch.optim.Optimizer) -> tuple[Progress, Resumed]:
+def resume(
+    path: Path, plan: Plan, model: Transformer, average: Average | None, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, Resumed]:
     """Where the checkpoint stands, and whether this process goes on with the same bits."""
-    progress, before = checkpoint.load(path, model=model, optimizer=optimizer)
+    progress, before = checkpoint.load(path, model=model, average=average, optimizer=optimizer)
     progress.micro_batch = min(progress.micro_batch, plan.micro_batch)
     is_planned = torch.__version__.partition("+")[0] == plan.torch.partition("+")[0]
     is_same = is_planned and before == made_with(plan, progress.micro_batch)
@@ -178,6 +182,7 @@ def assemble(
     run_dir: RunDir,
     model: Transformer,
     adapter: Attached | None,
+    average: Average | None,
     optimizer: torch.optim.Optimizer,
     tokenizer: Tokenizer,
     stop: Stop,
@@ -206,6 +211,7 @@ def assemble(
             run_dir.path / CHECKPOINTS / f"step-{progress.step:08d}",
             model=model,
             adapter=adapter,
+            average=average,
             optimizer=optimizer,
             tokenizer=tokenizer,
             progress=progress,
@@ -239,6 +245,7 @@ def assemble(
         plan=plan,
         forward=forward,
         optimizer=optimizer,
+        average=average,
         batches=RolloutBatches(batches, writer) if writer else batches,
         validate=validate if held_out is not None and preparation.num_validation_rows else None,
         write_samples=lambda: samples.write(
