@@ -44,6 +44,12 @@ class Transformer(nn.Module):
         if self.config.head == "language_model" and self.config.tied_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
+    def recompute(self) -> None:
+        """From now on, trade work for memory (`Stack.recomputes`)."""
+        for module in self.modules():
+            if isinstance(module, Stack):
+                module.recomputes = True
+
     def forward(self, ids_BT: Tensor, positions_BT: Tensor, attend: Attend, types_BT: Tensor | None = None) -> Tensor:
         """Hidden states [B, T, D] of a decoder or an encoder, after the final norm.
 

@@ -51,6 +51,8 @@ class Progress:
 
     micro_batch: int
     """the plan's, until memory runs out"""
+    recomputes: bool = False
+    """activations, as the spec says; or because memory ran out"""
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0

@@ -125,8 +125,7 @@ def accumulate_gradients(
 ) -> Generator[Event, None, tuple[float, dict[str, float]]]:
     """Leave the gradient of the mean loss over the global batch in the model; return the mean and further metrics.
 
-    A micro-batch that does not fit into memory is halved, and the whole batch is begun again with the same random
-    numbers.
+    Where that does not fit into memory, the whole batch is begun again with less of it and the same random numbers.
     """
     before = random_state.read()
     while True:
@@ -135,19 +134,27 @@ def accumulate_gradients(
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if progress.micro_batch == 1:
+            if progress.micro_batch == 1 and progress.recomputes:
                 raise TooLarge(
                     f"A single row of {run.batches.length} tokens does not fit into memory: {error}",
                     code="insufficient_memory",
                     param="data.sequence_length",
                     hint="Shorten data.sequence_length, choose a smaller model, or a machine with more memory.",
                 ) from error
-        progress.micro_batch //= 2
         random_state.restore(before)
-        yield Warned(
-            code="micro_batch_halved",
-            message=f"Out of memory at step {progress.step + 1}: micro-batches are now {progress.micro_batch} rows.",
-        )
+        yield use_less_memory(run, progress)
+
+
+def use_less_memory(run: Run, progress: Progress) -> Warned:
+    """Halve the micro-batch; where it is a single row, compute activations again instead of keeping them."""
+    when = f"Out of memory at step {progress.step + 1}"
+    if progress.micro_batch > 1:
+        progress.micro_batch //= 2
+        message = f"{when}: micro-batches are now {progress.micro_batch} rows."
+        return Warned(code="micro_batch_halved", message=message)
+    progress.recomputes = True
+    run.forward.model.recompute()
+    return Warned(code="activations_recomputed", message=f"{when}: activations are now computed twice.")
 
 
 def _accumulate_gradients(run: Run, micro_batch: int, batch: RowBatch) -> tuple[float, dict[str, float]]:

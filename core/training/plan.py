@@ -124,10 +124,13 @@ def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot, *, reference: M
     lanes = len(spec.objective.predicts)
     is_bf16 = spec.precision == "bf16"
     per_layer = (58 if is_bf16 else 84) * model.hidden_size + (8 if is_bf16 else 16) * model.intermediate_size
-    per_token = model.num_layers * per_layer
+    kept_layers = 1 if spec.activation_checkpointing else model.num_layers
+    per_token = kept_layers * per_layer
+    if spec.activation_checkpointing:
+        per_token += 4 * model.num_layers * model.hidden_size
     if attention(slot, length) == "math":  # of every layer the softmax is kept; of one, all steps on the way to it
         scores = model.num_heads * length
-        per_token += scores * (model.num_layers * (6 if is_bf16 else 4) + 20)
+        per_token += scores * (kept_layers * (6 if is_bf16 else 4) + 20)
     state = state_bytes(spec, model)
     fixed = PROCESS_BYTES + LIKELIHOOD_BYTES + state + 4 * (reference.num_parameters() if reference else 0)
     if spec.objective.explores:

@@ -59,9 +59,11 @@ def main(run_dir: RunDir, stop: Stop) -> None:
     model, adapter = build_model(spec, plan, inputs, tokenizer)
     optimizer = optimizers.build(spec.optimizer, model)
     average = Average(model, spec.optimizer.ema_decay) if spec.optimizer.ema_decay is not None else None
-    progress, resumed = Progress(micro_batch=plan.micro_batch), None
+    progress, resumed = Progress(plan.micro_batch, recomputes=spec.activation_checkpointing), None
     if inputs.checkpoint is not None:
         progress, resumed = resume(inputs.checkpoint, plan, model, average, optimizer)
+    if progress.recomputes:
+        model.recompute()
     with Sandbox() as sandbox:
         run = assemble(spec, plan, inputs, run_dir, model, adapter, average, optimizer, tokenizer, stop, sandbox)
         run_dir.report(
