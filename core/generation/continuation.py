@@ -185,16 +185,14 @@ def _check_kind(params: SamplingParams, *, are_sources: bool) -> None:
 
 
 def _room_beside_source(source_tokens: int, max_tokens: int | None, context_length: int) -> int:
-    """An answer has as much room as a source: the context each."""
-    for param, count in (("prompt", source_tokens), ("max_tokens", max_tokens or 0)):
-        if count > context_length:
-            raise InvalidRequest(
-                f"This model reads at most {context_length} tokens, and writes at most as many; `{param}` asks for "
-                f"{count}.",
-                code="context_length_exceeded",
-                param=param,
-            )
-    return context_length if max_tokens is None else max_tokens
+    """An answer has as much room as a source: the context each. It ends by itself, so a bound beyond that is one."""
+    if source_tokens > context_length:
+        raise InvalidRequest(
+            f"This model reads at most {context_length} tokens; the prompt has {source_tokens}. Shorten it.",
+            code="context_length_exceeded",
+            param="prompt",
+        )
+    return min(context_length, max_tokens or context_length)
 
 
 def _room(prompt_tokens: int, max_tokens: int | None, context_length: int) -> int:
