@@ -38,6 +38,12 @@ class Group(TyperGroup):
         ctx._protected_args, ctx.args = left[:1], left[1:]
         return list(ctx.args)
 
+    def _main_shell_completion(self, *given: Any, **named: Any) -> None:
+        from cli.shells import prepare
+
+        prepare()
+        super()._main_shell_completion(*given, **named)
+
 
 class App(typer.Typer):
     """Makes those commands."""

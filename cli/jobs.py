@@ -219,8 +219,13 @@ def act(session: Session, job: str, verb: str) -> dict[str, Any]:
     found: dict[str, Any] = session.client.post(f"jobs/{job_id(session, job)}/{verb}")
     if session.json:
         session.raw(found)
+    elif session.console.is_terminal:
+        waiting = found["state"] in ("running", "validating")
+        typer.echo(
+            f"{found['state']}: the {verb} was asked for, and is felt within seconds" if waiting else found["state"]
+        )
     else:
-        typer.echo(f"{found['id']}\t{found['state']}" if not session.console.is_terminal else found["state"])
+        typer.echo(f"{found['id']}\t{found['state']}")
     return found
 
 

@@ -17,6 +17,7 @@ class Keys:
     def __init__(self) -> None:
         self._file = sys.stdin.fileno()
         self._before: list[Any] = []
+        self._read = b""
 
     def __enter__(self) -> "Keys":
         self._before = termios.tcgetattr(self._file)
@@ -28,9 +29,12 @@ class Keys:
 
     def pressed(self, timeout: float) -> str | None:
         """The next key, or None when none was pressed within `timeout` seconds."""
-        if not select.select([self._file], [], [], timeout)[0]:
-            return None
-        read = os.read(self._file, 16)
-        if not read:  # the terminal is gone
-            raise EOFError
-        return ARROWS.get(read, read[:1].decode(errors="replace"))
+        if not self._read:
+            if not select.select([self._file], [], [], timeout)[0]:
+                return None
+            self._read = os.read(self._file, 64)
+            if not self._read:  # the terminal is gone
+                raise EOFError
+        length = 3 if self._read[:3] in ARROWS else 1  # whoever types fast is read in one go
+        key, self._read = self._read[:length], self._read[length:]
+        return ARROWS.get(key, key.decode(errors="replace"))

@@ -105,6 +105,8 @@ class Commands(Group):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         self.commands = dict.fromkeys(COMMANDS, self)  # names for "did you mean"
+        if not ctx.resilient_parsing and args[0] not in COMMANDS and args[0] in load("jobs").commands:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean 'jobs {args[0]}'?")
         return super().resolve_command(ctx, args)
 
 

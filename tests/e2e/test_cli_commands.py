@@ -13,6 +13,7 @@ import pytest
 from cli.main import main
 from tests.e2e.test_cli_up import CLI, STOP_SECONDS, processes_of, wait_ready
 from tests.services import wait_until
+from tests.terminal import open_terminal
 
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog sleeps on. " * 40
 pytestmark = pytest.mark.slow
@@ -111,8 +112,15 @@ def test_a_job_is_steered(shell: Shell) -> None:
     words = ("-d", "dog.txt", "--tokenizer", "bytes", "--steps", "100000", "--sequence-length", "32", "--detach")
     job = shell("train", *words).strip()
     wait_until(lambda: "running" in shell("jobs", "show", job), what="it runs", timeout=60)
-    shell("jobs", "pause", job)
-    wait_until(lambda: "paused" in shell("jobs", "show", job), what="it is paused", timeout=60)
+    with open_terminal(*CLI, "jobs", "watch", "@running", cwd=shell.folder) as screen:
+        screen.read_until("training")
+        screen.read_until("loss")
+        screen.press("l")
+        screen.read_until("q leave")
+        screen.press("p")
+        screen.read_until("paused")
+        screen.press("q")
+        screen.read_until(f"{job} goes on")
     shell("jobs", "watch", job, code=6)
     assert f"weightsmith jobs resume {job}" in shell.err
     shell("jobs", "resume", job)

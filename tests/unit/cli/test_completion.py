@@ -48,6 +48,14 @@ def test_ids_are_asked_for_once_a_minute(service: FakeService, tmp_path: Path) -
     assert len(service.asked) == 2
 
 
+def test_bash_splits_names_at_colons(service: FakeService, tmp_path: Path) -> None:
+    service.says("GET /v1/models", a_page({"id": "pt:default:plays:1a2b3c4d", "aliases": ["plays"]}))
+    told = {"WEIGHTSMITH_BASE_URL": service.base_url, "WEIGHTSMITH_API_KEY": "k"}
+    assert completed("weightsmith chat pl", tmp_path, **told) == ["plays"]
+    assert completed("weightsmith chat pt : de", tmp_path, **told) == ["default:plays:1a2b3c4d"]
+    assert completed("weightsmith chat pt :", tmp_path, **told) == ["default:plays:1a2b3c4d"]
+
+
 def test_nobody_there_is_no_error(tmp_path: Path) -> None:
     told = {"WEIGHTSMITH_BASE_URL": "http://127.0.0.1:9/v1", "WEIGHTSMITH_API_KEY": "k"}
     assert completed("weightsmith jobs show @l", tmp_path, **told) == ["@last"]
@@ -55,7 +63,10 @@ def test_nobody_there_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["weightsmith ", "weightsmith jobs ", "weightsmith files p"])
-def test_a_tab_loads_nothing_slow(line: str, tmp_path: Path) -> None:
-    told = {"_WEIGHTSMITH_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
-    slow, _ = imported(**told)
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_tab_loads_nothing_slow(shell: str, line: str) -> None:
+    told = {"_WEIGHTSMITH_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    told |= {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" ")), "_TYPER_COMPLETE_ARGS": line}
+    slow, text = imported(**told)
+    assert text
     assert slow == set()

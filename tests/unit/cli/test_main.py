@@ -98,6 +98,7 @@ def test_usage_errors_end_with_two_and_suggest(words: list[str], run: Run) -> No
 
 def test_a_mistyped_command_is_suggested(run: Run) -> None:
     assert "Did you mean 'jobs'" in run("jobz").err
+    assert "Did you mean 'jobs logs'" in run("logs", "@last").err
 
 
 def test_nobody_there(run: Run) -> None:

@@ -1,28 +1,22 @@
 """The screen of watched jobs: what is drawn, and that it works in a real (pseudo) terminal."""
 
-import fcntl
 import os
-import pty
 import re
-import select
 import signal
-import struct
-import subprocess
 import sys
-import termios
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 
 from cli.curve import layers, smoothed
 from cli.problem import ExitCode
 from cli.screen import Watched, frame, visible
+from tests.terminal import SECONDS, Terminal, open_terminal
 from tests.unit.cli.conftest import FakeService, a_job, a_page
-from tests.unit.cli.test_main import ROOT
 
 JOB, OTHER = "job_" + "a" * 24, "job_" + "b" * 24
-SECONDS = 30.0
+Opened = AbstractContextManager[Terminal]
+CLI = (sys.executable, "-m", "cli.main")
 
 
 def drawn(*jobs: Watched, width: int = 80, height: int = 24, log: bool = False) -> list[str]:
@@ -80,49 +74,11 @@ def test_smoothing_is_free_of_bias_and_of_stride() -> None:
     assert sparse[-1][1] == pytest.approx(dense[-1][1], abs=0.06)
 
 
-class Terminal:
-    """A command in a pseudo terminal."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", master: int) -> None:
-        self.process = process
-        self.master = master
-        self.seen = ""
-
-    def read_until(self, text: str) -> None:
-        while text not in self.seen:
-            assert select.select([self.master], [], [], SECONDS)[0], self.seen
-            try:
-                self.seen += os.read(self.master, 65536).decode(errors="replace")
-            except OSError:  # the other end is closed
-                raise AssertionError(f"{text!r} never came: {self.seen}") from None
-
-    def press(self, keys: str) -> None:
-        self.seen = ""
-        os.write(self.master, keys.encode())
-
-
-@contextmanager
-def terminal(service: FakeService, *words: str, columns: int = 100, lines: int = 30) -> Iterator[Terminal]:
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    options = ["--base-url", service.base_url, "--api-key", "k"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli.main", *words, *options],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], "TERM": "xterm-256color", "LANG": "C.UTF-8", "HOME": "/nowhere"},
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None,
-    )
-    os.close(slave)
-    try:
-        yield Terminal(process, master)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(master)
+def terminal(
+    service: FakeService, *words: str, columns: int = 100, lines: int = 30
+) -> AbstractContextManager[Terminal]:
+    options = ("--base-url", service.base_url, "--api-key", "k")
+    return open_terminal(*CLI, *words, *options, columns=columns, lines=lines)
 
 
 @pytest.fixture
@@ -144,7 +100,7 @@ def test_keys_steer_and_q_leaves(running: FakeService) -> None:
     with terminal(running, "jobs", "watch", JOB, OTHER) as shown:
         shown.read_until("> job_aaaaaa")
         assert "\x1b[?1049h" in shown.seen
-        shown.press("\t")
+        shown.press("\x1b[B\x1b[A\t")  # down, up, down: read in one go
         shown.read_until("> job_bbbbbb")
         shown.press("l")
         shown.read_until("a line of the log")
