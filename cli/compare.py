@@ -11,7 +11,7 @@ import typer
 from cli.commands import noun
 from cli.completion import complete_jobs, complete_models
 from cli.problem import ExitCode, Problem
-from cli.session import Column, Session, session_of
+from cli.session import Column, Session, printable, session_of
 
 app = noun()
 MARKS = 40
@@ -173,7 +173,7 @@ def answers(session: Session, a: str, b: str, prompt: str, max_tokens: int) -> N
         text = choice["text"] if "text" in choice else choice["message"]["content"]
         if session.console.is_terminal:
             session.console.print(f"── {found['model']}", style="bold")
-            typer.echo(text + "\n")
+            typer.echo(printable(text) + "\n")
         else:
             typer.echo(f"{found['model']}\t{json.dumps(text, ensure_ascii=False)}")
 

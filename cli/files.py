@@ -13,7 +13,7 @@ from cli.commands import noun
 from cli.completion import complete_files
 from cli.problem import ExitCode, Problem
 from cli.references import File, file_id
-from cli.session import Column, Session, count, session_of, size, when
+from cli.session import Column, Session, count, printable, session_of, size, when
 
 UPLOAD_BYTES = 256 << 20
 """Larger files travel in parts."""
@@ -224,7 +224,7 @@ def show_sequence(session: Session, line: int, sequence: dict[str, Any]) -> None
 
     shown = Text()
     for piece in sequence["pieces"]:
-        shown.append(piece["text"], style="bold green" if piece["learned"] else "dim")
+        shown.append(printable(piece["text"]), style="bold green" if piece["learned"] else "dim")
         if piece["target"] is not None:
             shown.append(f"[{piece['target']}]", style="cyan")
     session.console.print(shown)

@@ -9,7 +9,7 @@ import typer
 from cli.commands import noun
 from cli.problem import ExitCode, Problem
 from cli.references import Model, model_id
-from cli.session import Session, session_of
+from cli.session import Session, printable, session_of
 
 generate_app = noun()
 chat_app = noun()
@@ -68,7 +68,7 @@ def generate(
         session.raw(answer)
         return
     for choice in answer["choices"]:
-        typer.echo(choice["text"])
+        write(iter([choice["text"]]))
 
 
 @chat_app.command()
@@ -147,9 +147,10 @@ def _choices(session: Session, path: str, body: dict[str, Any]) -> Iterator[Any]
 def write(pieces: Iterator[str]) -> str:
     """Print pieces as they come, and a line end behind them; returns the whole."""
     said = []
+    shown = printable if sys.stdout.isatty() else str
     for piece in pieces:
         said.append(piece)
-        sys.stdout.write(piece)
+        sys.stdout.write(shown(piece))
         sys.stdout.flush()
     sys.stdout.write("\n")
     return "".join(said)

@@ -7,7 +7,7 @@ import typer
 
 from cli.problem import ExitCode
 from cli.references import Job
-from cli.session import Session, session_of, when
+from cli.session import Session, printable, session_of, when
 from cli.watch import LOOK_SECONDS, OVER, describe, look, new_events, verdict
 
 ALL_LINES = 100_000
@@ -35,7 +35,11 @@ def logs(
     if follow:
         raise typer.Exit(follow_log(session, found, tail, grep=grep))
     text = log_text(session, found, tail if grep is None else ALL_LINES)
-    typer.echo(with_text(text, grep), nl=False)
+    show_log(session, with_text(text, grep))
+
+
+def show_log(session: Session, text: str) -> None:
+    typer.echo(printable(text) if session.console.is_terminal else text, nl=False)
 
 
 def with_text(text: str, grep: str | None) -> str:
@@ -83,7 +87,7 @@ def follow_log(session: Session, job_id: str, tail: int, *, grep: str | None = N
             fresh = text if not printed else text[_seen(printed, text) :]
             if fresh:
                 shown = fresh if printed else "".join(fresh.splitlines(keepends=True)[-tail:])
-                typer.echo(with_text(shown, grep), nl=False)
+                show_log(session, with_text(shown, grep))
                 printed = text
             if job["state"] in OVER:
                 return verdict(session, job)

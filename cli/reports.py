@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.references import Job
-from cli.session import Column, session_of, size, when
+from cli.session import Column, printable, session_of, size, when
 
 
 def metrics(
@@ -94,8 +94,8 @@ def samples(ctx: typer.Context, job: Job = "@last") -> None:
             session.line(event)
         elif session.console.is_terminal:
             session.console.print(f"── step {data.get('step')}", style="dim")
-            session.console.print(data.get("prompt", ""), style="dim", end="")
-            session.console.print(data.get("text", ""))
+            session.console.print(printable(data.get("prompt", "")), style="dim", end="")
+            session.console.print(printable(data.get("text", "")))
         else:
             prompt, text = (json.dumps(data.get(name, ""), ensure_ascii=False) for name in ("prompt", "text"))
             typer.echo(f"{data.get('step')}\t{prompt}\t{text}")

@@ -16,7 +16,7 @@ from rich.text import Text
 from cli.curve import layers
 from cli.keys_pressed import Keys
 from cli.problem import ExitCode, Problem
-from cli.session import Session, duration
+from cli.session import Session, duration, printable
 from cli.watch import (
     OVER,
     PATIENCE_SECONDS,
@@ -78,7 +78,7 @@ class Watched:
         from cli.reports import series_of
 
         if log:
-            self.log = session.client.get(f"jobs/{self.id}/logs", tail=KEPT_LINES)["text"].splitlines()
+            self.log = printable(session.client.get(f"jobs/{self.id}/logs", tail=KEPT_LINES)["text"]).splitlines()
             return
         names = "train_loss,validation_loss"
         found = series_of(session.client.get(f"jobs/{self.id}/metrics", names=names, max_points=MAX_POINTS))

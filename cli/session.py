@@ -89,7 +89,7 @@ class Session:
         """Tell a person something that is no data. Nobody may be listening any more."""
         if not self.quiet:
             with suppress(OSError):
-                typer.echo(text, err=True)
+                typer.echo(printable(text), err=True)
 
     def listing(self, page: Any, columns: Mapping[str, Column], *, empty: str) -> None:
         """A page of a list: rows by column."""
@@ -114,7 +114,7 @@ class Session:
         from rich.table import Table
 
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        cells = [[_one_line(_cell(column(row)).shown) for column in columns.values()] for row in rows]
+        cells = [[printable(_one_line(_cell(column(row)).shown)) for column in columns.values()] for row in rows]
         widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
         widest = widths.index(max(widths))  # where there is too little room, this one is cut
         widths[widest] = max(8, widths[widest] - max(0, sum(widths) + 2 * len(widths) - self.console.width))
@@ -141,7 +141,7 @@ class Session:
             if not cell.plain:
                 continue
             if self.console.is_terminal:
-                lines = cell.shown.splitlines() or [""]
+                lines = printable(cell.shown).splitlines() or [""]
                 self.console.print(f"{name:<{width}}  {lines[0]}")
                 for line in lines[1:]:
                     self.console.print(" " * (width + 2) + line)
@@ -221,6 +221,14 @@ def json_of(text: str, where: str) -> Any:
 
 def _cell(value: "str | Cell | None") -> Cell:
     return value if isinstance(value, Cell) else Cell(value or "", value or "")
+
+
+def printable(text: str) -> str:
+    """Text that a terminal only shows: what a model or a file says may not move its cursor or set its title."""
+    return text.translate(_CONTROLS)
+
+
+_CONTROLS = {code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def _one_line(text: str) -> str:

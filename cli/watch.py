@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from cli.models import address
 from cli.problem import ExitCode, Problem
-from cli.session import Session, duration
+from cli.session import Session, duration, printable
 
 LOOK_SECONDS = 0.5
 PLAIN_LINE_SECONDS = 30.0
@@ -141,9 +141,9 @@ def describe(event: dict[str, Any]) -> str:
     data = event.get("data") or {}
     if event["kind"] == "sampled":
         text = " ".join(f"{data.get('prompt', '')}{data.get('text', '')}".split())
-        return f"{event['message']}: {text}"
+        return printable(f"{event['message']}: {text}")
     mark = {"warn": "warning: ", "error": "error: "}.get(event.get("level", "info"), "")
-    return f"{mark}{event['message']}"
+    return printable(f"{mark}{event['message']}")
 
 
 def verdict(session: Session, job: dict[str, Any]) -> ExitCode:

@@ -338,6 +338,17 @@ def test_embed(service: FakeService, run: Run) -> None:
     assert service.last("POST").json == {"model": "m", "input": ["a", "b"], "dimensions": 2}
 
 
+def test_what_others_wrote_cannot_steer_a_terminal(
+    service: FakeService, run: Run, terminal: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.says("POST /v1/completions", events({"choices": [{"text": "a\x1b]0;title\x07b"}]}))
+    assert "\x1b]0;" in run("generate", "m", "Go").out  # a pipe gets every byte
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert run("generate", "m", "Go").out == "a\ufffd]0;title\ufffdb\n"
+    service.says("GET /v1/files", a_page(FILE | {"filename": "x\x1b[2Jy"}))
+    assert "\x1b[2J" not in run("files", "ls").out
+
+
 def test_generate_as_json_is_one_answer(service: FakeService, run: Run) -> None:
     answer = {"object": "text_completion", "choices": [{"text": "To be"}]}
     service.says("POST /v1/completions", answer)

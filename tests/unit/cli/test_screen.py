@@ -146,3 +146,15 @@ def test_a_small_terminal_keeps_its_lines(running: FakeService, columns: int, li
         assert "\x1b[?1049h" not in shown.seen
         os.killpg(shown.process.pid, signal.SIGINT)
         shown.read_until("goes on")
+
+
+def test_what_is_destroyed_is_named_by_its_reader(service: FakeService) -> None:
+    model = "pt:default:plays:1a2b3c4d"
+    service.says(f"DELETE /v1/models/{model}", {"id": model, "deleted": True})
+    for typed, code in (("yes", ExitCode.FAILED), (model, ExitCode.DONE)):
+        with terminal(service, "models", "rm", model) as shown:
+            shown.read_until("Type its name")
+            assert not [asked for asked in service.asked if asked.method == "DELETE"]
+            shown.press(typed + "\n")
+            assert shown.process.wait(SECONDS) == code
+    assert service.last("DELETE").path == f"/v1/models/{model}"
