@@ -97,7 +97,7 @@ class EstimateOut(Out):
     model: dict[str, Any] | None
     parameters: int | None
     estimate: dict[str, float | None]
-    """from shapes and bytes alone, without reading the data"""
+    """from shapes, bytes and the runs before, without reading the data"""
 
 
 class EventOut(Out):

@@ -34,7 +34,8 @@ def create_job(
     if dry_run:
         response.status_code = 200
         with provided.database.reading() as session:
-            return _estimated(submit.resolve(session, caller.project_id, spec))
+            found = submit.resolve(session, caller.project_id, spec)
+            return _estimated(found, estimate(session, caller.project_id, found))
     with provided.database.transaction() as session:
         shown = _create(session, caller.project_id, spec, sent)
     provided.housekeeping.wake((shown.id, store.LIGHT))
@@ -130,12 +131,12 @@ def shown_whole(session: Session, row: Job) -> JobOut:
     return views.job(row, queue_position=place, history=listing.attempts(session, row.id))
 
 
-def _estimated(found: submit.Resolved) -> EstimateOut:
+def _estimated(found: submit.Resolved, figures: dict[str, float | None]) -> EstimateOut:
     return EstimateOut(
         spec=found.spec.model_dump(mode="json"),
         model=found.config.model_dump(mode="json") if found.config else None,
         parameters=found.config.num_parameters() if found.config else None,
-        estimate=estimate(found),
+        estimate=figures,
     )
 
 

@@ -10,20 +10,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from core.adapters.memory import frozen_bytes, trained_shapes
-from core.adapters.spec import LoRA
 from core.job_spec import TrainSpec
 from core.models.config import ModelConfig
 from core.spec import Spec
+from core.training.memory import PROCESS_BYTES, activation_bytes, reference_bytes, rollout_bytes, state_parts
 
-PROCESS_BYTES = 450 << 20
-"""Python, torch, and what the allocator holds back"""
 LIKELIHOOD_BYTES = 300 << 20
 """core.training.likelihood: the probabilities that it keeps, and a few chunks"""
 CPU_TOKENS = 2048
 MAX_MATH_LENGTH = 512
-ROLLOUT_SLOTS = 32
-"""answers that a model writes at once to learn from them"""
 
 
 class Preparation(Spec):
@@ -117,52 +112,16 @@ def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot, *, reference: M
     """The most sequences whose activations fit beside weights, gradients and optimizer; at most the global batch.
 
     On a CPU no more than keeps its caches useful: larger ones were not faster. An estimate from shapes, not a probe: it
-    must not depend on what is free at the moment. Its constants are peak memory as it was measured, in bytes.
+    must not depend on what is free at the moment.
     """
     sequences = (spec.batch.sequences or 1) * spec.objective.rows_per_sequence
     length = spec.data.sequence_length or model.context_length
-    lanes = len(spec.objective.predicts)
-    is_bf16 = spec.precision == "bf16"
-    per_layer = (58 if is_bf16 else 84) * model.hidden_size + (8 if is_bf16 else 16) * model.intermediate_size
-    kept_layers = 1 if spec.activation_checkpointing else model.num_layers
-    per_token = kept_layers * per_layer
-    if spec.activation_checkpointing:
-        per_token += 4 * model.num_layers * model.hidden_size
-    if attention(slot, length) == "math":  # of every layer the softmax is kept; of one, all steps on the way to it
-        scores = model.num_heads * length
-        per_token += scores * (kept_layers * (6 if is_bf16 else 4) + 20)
-    state = state_bytes(spec, model)
-    fixed = PROCESS_BYTES + LIKELIHOOD_BYTES + state + 4 * (reference.num_parameters() if reference else 0)
-    if spec.objective.explores:
-        fixed += _rollout_bytes(model, length, item_bytes=2 if is_bf16 else 4)
-    budget = 0.8 * (spec.resources.memory_bytes or slot.memory_bytes) - fixed
-    fits = int(budget // (per_token * length * lanes))
+    state = sum(state_parts(spec, model).values()) + rollout_bytes(spec, model) + reference_bytes(reference)
+    budget = 0.8 * (spec.resources.memory_bytes or slot.memory_bytes) - PROCESS_BYTES - LIKELIHOOD_BYTES - state
+    fits = int(budget // activation_bytes(spec, model, attention(slot, length)))
     if slot.device == "cpu":
-        fits = min(fits, CPU_TOKENS // (length * lanes))
+        fits = min(fits, CPU_TOKENS // (length * len(spec.objective.predicts)))
     return max(1, min(sequences, fits))
-
-
-def state_bytes(spec: TrainSpec, model: ModelConfig) -> int:
-    """Weights, gradients, the average of weights and the optimizer's state; what is trained is fp32."""
-    per_trained = 8 if spec.optimizer.ema_decay is None else 12
-    if not isinstance(spec.adapter, LoRA):
-        return per_trained * model.num_parameters() + spec.optimizer.state_bytes(_shapes(model))
-    trained = trained_shapes(spec.adapter, model)
-    frozen = frozen_bytes(spec.adapter, model, is_bf16=spec.precision == "bf16")
-    return frozen + per_trained * sum(map(math.prod, trained.values())) + spec.optimizer.state_bytes(trained)
-
-
-def _rollout_bytes(model: ModelConfig, length: int, *, item_bytes: int) -> int:
-    """A copy of the model, and the keys and values of the answers that it writes."""
-    keys_and_values = 2 * model.num_layers * model.num_kv_heads * model.head_dim * length * ROLLOUT_SLOTS
-    return item_bytes * (model.num_parameters() + keys_and_values)
-
-
-def _shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """About what there is: the linear layers of the blocks as one, and the rest."""
-    rest = model.vocab_size * model.hidden_size * (1 if model.tied_embeddings else 2)
-    rows = (model.num_parameters() - rest) // model.hidden_size
-    return {"_proj.weight": (rows, model.hidden_size), "rest": (rest // model.hidden_size, model.hidden_size)}
 
 
 def attention(slot: Slot, length: int) -> Literal["math", "sdpa"]:

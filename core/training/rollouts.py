@@ -34,7 +34,7 @@ from core.graders.sandbox import Sandbox
 from core.models.transformer import Transformer
 from core.objectives.grpo import GRPO
 from core.sampling_params import SamplingParams
-from core.training.plan import ROLLOUT_SLOTS
+from core.training.memory import ROLLOUT_SLOTS
 from core.training.stats.answers import FACTS
 from core.training.stats.forward import Forward
 
