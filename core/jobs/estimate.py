@@ -97,7 +97,7 @@ def _memory(
         "rollouts": memory.rollout_bytes(spec, config),
     }
     if slot is None:
-        return {"memory_bytes": None} | {f"{name}_bytes": float(size) for name, size in parts.items()}
+        return {"memory_bytes": None, **{f"{name}_bytes": float(size) for name, size in parts.items()}}
     rows = micro_batch(spec, config, slot, reference=reference)
     kind = attention(slot, spec.data.sequence_length or config.context_length)
     parts |= {
@@ -105,8 +105,8 @@ def _memory(
         "likelihood": memory.likelihood_bytes(spec, config, rows),
         "process": memory.PROCESS_BYTES,
     }
-    total = {"micro_batch": float(rows), "memory_bytes": float(sum(parts.values()))}
-    return total | {f"{name}_bytes": float(size) for name, size in parts.items()}
+    total: dict[str, float | None] = {"micro_batch": float(rows), "memory_bytes": float(sum(parts.values()))}
+    return {**total, **{f"{name}_bytes": float(size) for name, size in parts.items()}}
 
 
 def _slot(session: Session) -> Slot | None:
