@@ -17,7 +17,7 @@ from core.models import families
 from core.models.config import Dimensions, FamilyName, ModelConfig
 from core.objectives import OBJECTIVES, Objective
 from core.objectives.causal_lm import CausalLM
-from core.optimizers import AdamW, Optimizer, default_learning_rate
+from core.optimizers import AdamW, Muon, Optimizer, default_learning_rate
 from core.schedules import Cosine, Schedule
 from core.spec import Spec
 
@@ -199,6 +199,11 @@ class TrainSpec(Spec):
         if self.objective.explores and self.budget.tokens is not None:
             raise ValueError(
                 "how many tokens the model will write is not known; give `budget` steps, epochs or seconds"
+            )
+        if isinstance(self.optimizer, Muon) and isinstance(self.adapter, LoRA):
+            raise ValueError(
+                "optimizer 'muon' is for whole matrices of blocks, of which an adapter trains none: each step would be "
+                "AdamW's; give `optimizer.kind` 'adamw'"
             )
         watched = [self.stop.metric.removeprefix("validation_")] if self.stop else []
         if unknown := {*(self.evaluation.metrics or ()), *watched} - {*self.objective.metrics}:

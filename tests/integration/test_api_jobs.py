@@ -143,6 +143,20 @@ def test_refusals(any_api: Api) -> None:
     assert count_jobs(any_api) == 0
 
 
+def test_every_optimizer_goes_with_every_schedule_but_muon_with_no_adapter(api: Api) -> None:
+    file_id = api.put()["id"]
+    optimizers = [{"kind": "adamw", "state": "int8"}, {"kind": "muon"}, {"kind": "adafactor"}, {"kind": "sgd"}]
+    for optimizer in optimizers:
+        for schedule in ("cosine", "linear", "warmup_stable_decay", "constant", "inverse_sqrt"):
+            body = train(file_id, optimizer=optimizer, schedule={"kind": schedule})
+            answer = api.http.post("/v1/jobs?dry_run=true", json=body)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["spec"]["optimizer"]["learning_rate"] > 0
+    adapted = train(file_id, adapter={"kind": "lora"}, model={"init": "pretrained", "from": "x"})
+    error = refused(api, adapted | {"optimizer": {"kind": "muon"}})
+    assert "`optimizer.kind` 'adamw'" in error["message"]
+
+
 def test_text_with_scores_is_trained_as_text_where_that_is_said(any_api: Api) -> None:
     """Web text often has a quality score beside it."""
     file = any_api.put(b'{"text": "Once upon a time.", "score": 3.5}\n' * 12, filename="web.jsonl")
