@@ -45,5 +45,9 @@ def bytes_per_token(counts: Floats, tokenizer: Tokenizer) -> float:
     total = counts.sum()
     if total == 0:
         return 0.0
-    sizes = [0 if tokenizer.is_special(id) else len(tokenizer.token_bytes(id)) for id in range(len(counts))]
-    return float(counts @ np.array(sizes) / total)
+    return float(counts @ token_sizes(tokenizer, len(counts)) / total)
+
+
+def token_sizes(tokenizer: Tokenizer, vocab_size: int) -> Floats:
+    """Bytes of text that each id stands for; special tokens stand for none."""
+    return np.array([0.0 if tokenizer.is_special(id) else len(tokenizer.token_bytes(id)) for id in range(vocab_size)])

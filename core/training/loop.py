@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from core.data.batches import Batches, RowBatch
 from core.errors import Diverged, StorageFull, TooLarge
@@ -56,6 +57,8 @@ class Run:
     """asked once a step: does somebody want the run to save and end"""
     average: Average | None = None
     """of the weights: evaluated and shown in their place"""
+    token_sizes: Tensor | None = None
+    """bytes of text that each id stands for, fp64 [V], where the objective reports bits per byte"""
     labels: tuple[str, ...] = ()
     """names of the head's outputs"""
 
@@ -190,8 +193,9 @@ def evaluate(run: Run, progress: Progress) -> Generator[Event, None, bool]:
     yield Entered(phase="evaluating")
     heard_at = time.monotonic()
     run.forward.model.eval()
-    sums = Sums()
+    sums, num_bytes = Sums(), 0.0
     for batch in run.validate():
+        num_bytes += learned_bytes(run, batch)
         with torch.no_grad():
             for loss in losses(run, batch, progress.micro_batch):
                 sums.add(loss)
@@ -202,7 +206,7 @@ def evaluate(run: Run, progress: Progress) -> Generator[Event, None, bool]:
             heard_at = time.monotonic()
     if run.should_stop():  # rows that the model writes itself may end early then
         return False
-    means = metrics_of(run, sums)
+    means = metrics_of(run, sums, num_bytes)
     watched = run.spec.stop.metric.removeprefix("validation_") if run.spec.stop else "loss"
     shown = {*(run.spec.evaluation.metrics or means), watched} & means.keys()
     progress.metrics = {f"validation_{name}": finite(means[name]) for name in sorted(shown)}
@@ -214,11 +218,22 @@ def evaluate(run: Run, progress: Progress) -> Generator[Event, None, bool]:
     return note_improvement(progress, watched, means[watched], run.spec.stop.min_delta if run.spec.stop else 0.0)
 
 
-def metrics_of(run: Run, sums: Sums) -> dict[str, float]:
+def learned_bytes(run: Run, batch: RowBatch) -> float:
+    """Of the text that is learned; 0 where nobody asks."""
+    if run.token_sizes is None:
+        return 0.0
+    lane = batch.lanes[-1]
+    return float((run.token_sizes[lane.targets_BT] * lane.weights_BT).sum())
+
+
+def metrics_of(run: Run, sums: Sums, num_bytes: float) -> dict[str, float]:
     """All that the objective tells about the validation rows."""
     means = sums.mean_metrics | {"loss": sums.mean_loss}
     if "nll" in means:
-        means["perplexity"] = math.exp(min(means.pop("nll"), 700.0))
+        nll = means.pop("nll")
+        means["perplexity"] = math.exp(min(nll, 700.0))
+        if num_bytes > 0.0:
+            means["bits_per_byte"] = nll * sums.count / (math.log(2) * num_bytes)
     return means | run.spec.objective.summary(sums.summed_counts, run.labels)
 
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from core import child
 from core.adapters.attach import Attached, attach_to
@@ -23,6 +24,7 @@ from core.adapters.peft_directory import load_adapter, load_merged
 from core.adapters.spec import LoRA
 from core.child import Stop
 from core.data.batches import Batches, Corrupt, RowBatch, validation_batches
+from core.data.statistics import token_sizes
 from core.data.token_dataset import TokenDataset
 from core.data.tokenizer import Tokenizer
 from core.events import Entered, Phase, Resumed, Started
@@ -228,16 +230,7 @@ def assemble(
         adapter=adapter if objective.needs_reference and inputs.reference is None else None,
         separator=tokenizer.separator,
     )
-    batches = Batches(
-        [TokenDataset.open(inputs.datasets[name]) for name in preparation.train],
-        [source.weight for source in spec.data.train],
-        length=length,
-        packing=spec.data.packing,
-        sequences=spec.batch.sequences or 1,
-        seed=spec.seed,
-        predicts=objective.predicts,
-        corrupt=corrupt,
-    )
+    batches = training_batches(spec, [inputs.datasets[name] for name in preparation.train], length, corrupt)
     writer = None
     if isinstance(objective, GRPO):
         watch = watcher(run_dir, stop)
@@ -248,6 +241,7 @@ def assemble(
         forward=forward,
         optimizer=optimizer,
         average=average,
+        token_sizes=sizes_of_tokens(objective, tokenizer),
         batches=RolloutBatches(batches, writer) if writer else batches,
         validate=validate if held_out is not None and preparation.num_validation_rows else None,
         write_samples=lambda: samples.write(
@@ -257,6 +251,27 @@ def assemble(
         should_stop=lambda: stop.requested,
         labels=preparation.labels,
     )
+
+
+def training_batches(spec: TrainSpec, datasets: list[Path], length: int, corrupt: Corrupt | None) -> Batches:
+    """Of the datasets, in the order of `data.train`."""
+    return Batches(
+        [TokenDataset.open(path) for path in datasets],
+        [source.weight for source in spec.data.train],
+        length=length,
+        packing=spec.data.packing,
+        sequences=spec.batch.sequences or 1,
+        seed=spec.seed,
+        predicts=spec.objective.predicts,
+        corrupt=corrupt,
+    )
+
+
+def sizes_of_tokens(objective: Objective, tokenizer: Tokenizer) -> Tensor | None:
+    """Where the objective reports bits per byte."""
+    if "bits_per_byte" not in objective.metrics:
+        return None
+    return torch.from_numpy(token_sizes(tokenizer, tokenizer.vocab_size))
 
 
 def watcher(run_dir: RunDir, stop: Stop) -> Callable[[Phase], None]:

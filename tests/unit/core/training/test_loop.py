@@ -89,6 +89,8 @@ def test_it_learns(lab: Lab) -> None:
     metrics = attempt.finished.metrics
     assert metrics["validation_perplexity"] == pytest.approx(math.exp(metrics["validation_loss"]))
     assert metrics["validation_token_accuracy"] > 0.6
+    nats = metrics["validation_loss"]  # a token is a byte; only the end of a text is none
+    assert nats / math.log(2) == pytest.approx(metrics["validation_bits_per_byte"], rel=0.1)
     prompts = [sampled.prompt for sampled in attempt.of(Sampled)]
     assert len(prompts) == 2
     assert all(sampled.text for sampled in attempt.of(Sampled))
@@ -356,3 +358,9 @@ def test_a_run_without_validation(lab: Lab) -> None:
     attempt = lab.run(lab.spec(data={"train": [{"file": "file-1"}]}, budget={"steps": 2}), evaluate_every=None)
     assert attempt.of(Evaluated) == []
     assert (attempt.finished.reason, attempt.finished.metrics) == ("completed", {})
+
+
+def test_every_metric_that_text_promises_is_there_and_can_be_watched(lab: Lab) -> None:
+    attempt = lab.run(lab.spec(budget={"steps": 4}, stop={"metric": "validation_bits_per_byte", "target": 0.01}))
+    promised = {f"validation_{name}" for name in CausalLM.metrics}
+    assert attempt.of(Evaluated)[-1].metrics.keys() == promised
