@@ -220,7 +220,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(opened: Any, monkeypatc
 def losses(it: Opened, values: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend these validation losses."""
     left, real = iter(values), loop.metrics_of
-    monkeypatch.setattr(loop, "metrics_of", lambda run, sums: real(run, sums) | {"loss": next(left)})
+    monkeypatch.setattr(loop, "metrics_of", lambda *given: real(*given) | {"loss": next(left)})
 
 
 @pytest.mark.parametrize(
