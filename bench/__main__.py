@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-NAMES = ("service", "api", "parity")
+NAMES = ("service", "api", "parity", "training")
 RESULTS = Path(__file__).parent / "results"
 
 

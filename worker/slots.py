@@ -8,6 +8,8 @@ process that holds its file is dead, whoever killed the others.
 import ctypes
 import fcntl
 import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +44,15 @@ def cpu_shares(settings: Settings) -> list[Share]:
         device_name=cpu_name(),
         threads=settings.slot_threads or max(1, cores // settings.slots),
         memory_bytes=settings.slot_memory_bytes or int(CPU_MEMORY_FRACTION * memory / settings.slots),
+        has_compiler=has_compiler(),
     )
     return [Share(slot, {"CUDA_VISIBLE_DEVICES": ""})] * settings.slots
+
+
+def has_compiler() -> bool:
+    """What torch needs to compile for this processor: a C++ compiler, and Python's headers."""
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    return shutil.which("g++") is not None and headers.exists()
 
 
 def cpu_name() -> str:

@@ -49,9 +49,9 @@ class Lane:
     """int64: 1, 2, … for the examples of a row, 0 for padding; a position may only attend to its own segment. The same
     example has the same number in every lane"""
 
-    def rows(self, rows: slice, *, device: torch.device | str = "cpu") -> "Lane":
-        """Some rows, without the padding that all of them have at the end."""
-        longest = int((self.segments_BT[rows] > 0).sum(1).max())
+    def rows(self, rows: slice, *, device: torch.device | str = "cpu", whole: bool = False) -> "Lane":
+        """Some rows, without the padding that all of them have at the end, unless they are wanted `whole`."""
+        longest = self.ids_BT.shape[1] if whole else int((self.segments_BT[rows] > 0).sum(1).max())
         return Lane(*(getattr(self, field.name)[rows, :longest].to(device) for field in fields(self)))
 
 
@@ -70,9 +70,9 @@ class RowBatch:
     def __len__(self) -> int:
         return len(self.documents_BE)
 
-    def rows(self, rows: slice, *, device: torch.device | str = "cpu") -> "RowBatch":
-        """Some rows, on a device."""
-        lanes = tuple(lane.rows(rows, device=device) for lane in self.lanes)
+    def rows(self, rows: slice, *, device: torch.device | str = "cpu", whole: bool = False) -> "RowBatch":
+        """Some rows, on a device. `whole`: with the padding at their end, so that all have one shape."""
+        lanes = tuple(lane.rows(rows, device=device, whole=whole) for lane in self.lanes)
         drawn_BT = self.drawn_logp_BT
         return replace(
             self,

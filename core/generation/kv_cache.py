@@ -1,6 +1,6 @@
 """Keys and values of the sequences that are being continued: contiguous slots, each as long as the context.
 
-The model calls `attend` once a layer; what `prefill` and `decode` return is the only code that knows how the cache is
+The model asks once a layer; what `prefill` and `decode` return is the only code that knows how the cache is
 laid out. Three properties are kept, and tested to the bit on CPU:
 
 - A row's attention does not depend on the other rows of its batch. Lengths are rounded up to whole blocks, so the order
@@ -13,6 +13,7 @@ The R query heads of a group share keys and values, so they are treated as R que
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class KVCache:
         positions_T = torch.arange(start, end, device=self.keys_LSGTK.device)
         mask_TT = self._mask(positions_T + 1, width)
 
-        def attend(layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
+        def meet(layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
             keys, values = self.keys_LSGTK[layer, slot], self.values_LSGTK[layer, slot]
             keys[:, start:end], values[:, start:end] = k_BGTK[0], v_BGTK[0]
             groups = keys.shape[0]
@@ -91,7 +92,7 @@ class KVCache:
             )
             return out_GQK.reshape(q_BHTK.shape)
 
-        return attend
+        return lambda layer: partial(meet, layer)
 
     def decode(self, slots: Sequence[int], lengths: Sequence[int]) -> Attend:
         """For one new position in each of the slots, after `lengths` cached ones.
@@ -108,7 +109,7 @@ class KVCache:
         mask_SQT = self._mask(seats_S + 1, max(widths))[:, None, None, :]
         masks = [self._mask(lengths_B[i : i + 1] + 1, width) for i, width in enumerate(widths)]
 
-        def attend(layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
+        def meet(layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
             keys, values = self.keys_LSGTK[layer], self.values_LSGTK[layer]
             rows, groups, width = len(slots), keys.shape[1], q_BHTK.shape[-1]
             keys[slots_B, :, lengths_B] = k_BGTK[:rows, :, 0]
@@ -140,7 +141,7 @@ class KVCache:
             ]
             return torch.cat(rows)
 
-        return attend
+        return lambda layer: partial(meet, layer)
 
     def _mask(self, visible_Q: Tensor, width: int) -> Tensor:
         """0 where a query sees the position, minus infinity elsewhere."""

@@ -5,6 +5,7 @@ Legend: B batch, T positions, S positions of the keys, H query heads, G key/valu
 """
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
@@ -48,7 +49,7 @@ def cross_attention(segments_BT: Tensor, memory_segments_BS: Tensor, *, kind: Ki
 def growing_attention(past: Past) -> Attend:
     """One document a row, without padding, computed piece by piece: what a piece adds is kept in `past`."""
 
-    def attend(layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, bias_HR: Tensor | None = None) -> Tensor:
+    def meet(layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor, bias_HR: Tensor | None = None) -> Tensor:
         if layer in past:
             k_BGTK, v_BGTK = torch.cat((past[layer][0], k_BGTK), 2), torch.cat((past[layer][1], v_BGTK), 2)
         past[layer] = k_BGTK, v_BGTK
@@ -59,7 +60,7 @@ def growing_attention(past: Past) -> Attend:
             bias_BHTS = bias_BHTS + by_distance(bias_HR, length, end)
         return _attention(q_BHTK, k_BGTK, v_BGTK, bias_BHTS)
 
-    return attend
+    return lambda layer: partial(meet, layer)
 
 
 def memory_attention(past: Past, memory_segments_BS: Tensor) -> Attend:
@@ -67,12 +68,12 @@ def memory_attention(past: Past, memory_segments_BS: Tensor) -> Attend:
     hidden_B11S = (memory_segments_BS == 0)[:, None, None]
     bias_B11S = torch.zeros_like(hidden_B11S, dtype=torch.float32).masked_fill_(hidden_B11S, -math.inf)
 
-    def attend(layer: int, q_BHTK: Tensor, k_BGSK: Tensor | None, v_BGSK: Tensor | None) -> Tensor:
+    def meet(layer: int, q_BHTK: Tensor, k_BGSK: Tensor | None, v_BGSK: Tensor | None) -> Tensor:
         if k_BGSK is not None and v_BGSK is not None:
             past[layer] = k_BGSK, v_BGSK
         return _attention(q_BHTK, *past[layer], bias_B11S)
 
-    return attend
+    return lambda layer: partial(meet, layer)
 
 
 def by_distance(bias_HR: Tensor, num_queries: int, num_keys: int) -> Tensor:
@@ -89,25 +90,25 @@ def by_distance(bias_HR: Tensor, num_queries: int, num_keys: int) -> Tensor:
 def _masked(visible_B1TS: Tensor, kind: Kind) -> Attend:
     if kind == "math":
         bias_B1TS = torch.zeros_like(visible_B1TS, dtype=torch.float32).masked_fill_(~visible_B1TS, -math.inf)
-    added_BHTS: Tensor | None = None
+    added: tuple[Tensor, Tensor] | None = None
 
-    def with_distances(layer: int, bias_HR: Tensor) -> Tensor:
-        """The mask and the biases of distances together; they are the same for all layers."""
-        nonlocal added_BHTS
-        if layer == 0 or added_BHTS is None:
-            added_BHTS = by_distance(bias_HR, *visible_B1TS.shape[2:]).float().where(visible_B1TS, -math.inf)
-        return added_BHTS
+    def with_distances(bias_HR: Tensor) -> Tensor:
+        """The mask and the biases of distances together; they are the same for all layers of a pass."""
+        nonlocal added
+        if added is None or added[0] is not bias_HR:
+            added = bias_HR, by_distance(bias_HR, *visible_B1TS.shape[2:]).float().where(visible_B1TS, -math.inf)
+        return added[1]
 
-    def attend(layer: int, q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, bias_HR: Tensor | None = None) -> Tensor:
+    def meet(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, bias_HR: Tensor | None = None) -> Tensor:
         if kind == "math":
-            bias_BHTS = bias_B1TS if bias_HR is None else with_distances(layer, bias_HR)
+            bias_BHTS = bias_B1TS if bias_HR is None else with_distances(bias_HR)
             return _attention(q_BHTK, k_BGSK, v_BGSK, bias_BHTS)
-        mask_BHTS = visible_B1TS if bias_HR is None else with_distances(layer, bias_HR).to(q_BHTK.dtype)
+        mask_BHTS = visible_B1TS if bias_HR is None else with_distances(bias_HR).to(q_BHTK.dtype)
         return functional.scaled_dot_product_attention(
             q_BHTK, k_BGSK, v_BGSK, attn_mask=mask_BHTS, enable_gqa=k_BGSK.shape[1] != q_BHTK.shape[1]
         )
 
-    return attend
+    return lambda layer: meet
 
 
 def _attention(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, bias_BHTS: Tensor) -> Tensor:

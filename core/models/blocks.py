@@ -1,8 +1,8 @@
 """What models are made of: norms, positions, attention, feed-forward, block, stack of blocks, in reading order.
 Which of them a model has is data (`core.models.config`).
 
-A block knows no cache and no mask: whoever calls it says with `attend` how queries meet keys and values
-(`core.models.attention` while training, the key/value cache while generating).
+A block knows no cache and no mask: whoever calls the model says with `attend` how queries meet keys and values in each
+layer (`core.models.attention` while training, the key/value cache while generating).
 
 Legend: B batch, T positions, S positions of the memory or the cache, D hidden size, H query heads, G key/value heads,
 K head width, R distances.
@@ -20,10 +20,12 @@ from torch.utils.checkpoint import checkpoint
 from core.models.config import ModelConfig
 from core.models.shapes import DISTANCE_BUCKETS
 
-Attend = Callable[..., Tensor]
-"""(layer, q_BHTK, k_BGSK, v_BGSK[, bias_HR]) -> out_BHTK. Queries and keys are rotated already, scores are not scaled
-yet. `bias_HR` comes from models with relative positions only: it is added to the scaled score of a query and a key by
-the key's position minus the query's, which runs from -FARTHEST to FARTHEST; farther ones count as these."""
+Meet = Callable[..., Tensor]
+"""(q_BHTK, k_BGSK, v_BGSK[, bias_HR]) -> out_BHTK, in one layer. Queries and keys are rotated already, scores are not
+scaled yet. `bias_HR` comes from models with relative positions only: it is added to the scaled score of a query and a
+key by the key's position minus the query's, which runs from -FARTHEST to FARTHEST; farther ones count as these."""
+Attend = Callable[[int], Meet]
+"""by layer. Where layers do not differ it returns the same function for all, so that one compiled block serves all"""
 Rotation = tuple[Tensor, Tensor]
 
 FARTHEST = 128
@@ -99,9 +101,9 @@ class Attention(nn.Module):
     Keys and values come from `x_BTD` itself, or from a memory.
     """
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.head_dim = config.head_dim
         wide, narrow = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, wide, bias=config.biases != "none")
         self.k_proj = nn.Linear(config.hidden_size, narrow, bias=config.biases != "none")
@@ -112,9 +114,7 @@ class Attention(nn.Module):
         # T5 does not scale its scores; `attend` scales all by K^-0.5.
         self.gain = math.sqrt(config.head_dim) if config.positions == "relative" else None
 
-    def forward(
-        self, x_BTD: Tensor, rotation: Rotation | None, attend: Attend, bias_HR: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: Rotation | None, meet: Meet, bias_HR: Tensor | None = None) -> Tensor:
         q_BHTK, k_BGTK = self._heads(self.q_proj(x_BTD)), self._heads(self.k_proj(x_BTD))
         if self.q_norm is not None and self.k_norm is not None:
             q_BHTK, k_BGTK = self.q_norm(q_BHTK), self.k_norm(k_BGTK)
@@ -124,18 +124,18 @@ class Attention(nn.Module):
             q_BHTK = q_BHTK * self.gain
         v_BGTK = self._heads(self.v_proj(x_BTD))
         if bias_HR is None:
-            return self._write(attend(self.layer, q_BHTK, k_BGTK, v_BGTK))
-        return self._write(attend(self.layer, q_BHTK, k_BGTK, v_BGTK, bias_HR))
+            return self._write(meet(q_BHTK, k_BGTK, v_BGTK))
+        return self._write(meet(q_BHTK, k_BGTK, v_BGTK, bias_HR))
 
-    def across(self, x_BTD: Tensor, memory_BSD: Tensor | None, attend: Attend) -> Tensor:
-        """Queries of `x_BTD` meet the memory; None: `attend` has kept its keys and values."""
+    def across(self, x_BTD: Tensor, memory_BSD: Tensor | None, meet: Meet) -> Tensor:
+        """Queries of `x_BTD` meet the memory; None: `meet` has kept its keys and values."""
         q_BHTK = self._heads(self.q_proj(x_BTD))
         if self.gain is not None:
             q_BHTK = q_BHTK * self.gain
         if memory_BSD is None:
-            return self._write(attend(self.layer, q_BHTK, None, None))
+            return self._write(meet(q_BHTK, None, None))
         k_BGSK, v_BGSK = self._heads(self.k_proj(memory_BSD)), self._heads(self.v_proj(memory_BSD))
-        return self._write(attend(self.layer, q_BHTK, k_BGSK, v_BGSK))
+        return self._write(meet(q_BHTK, k_BGSK, v_BGSK))
 
     def _heads(self, projected: Tensor) -> Tensor:
         batch, length, _ = projected.shape
@@ -172,13 +172,13 @@ class Block(nn.Module):
     The norm stands before each of them (x + f(norm(x))) or after (norm(x + f(x)), as in 2017).
     """
 
-    def __init__(self, config: ModelConfig, layer: int, dropout: float, *, has_memory: bool) -> None:
+    def __init__(self, config: ModelConfig, dropout: float, *, has_memory: bool) -> None:
         super().__init__()
         self.is_norm_first = config.norm_position == "before"
         self.self_attn_norm = norm(config, config.hidden_size)
-        self.self_attn = Attention(config, layer)
+        self.self_attn = Attention(config)
         self.cross_attn_norm = norm(config, config.hidden_size) if has_memory else None
-        self.cross_attn = Attention(config, layer) if has_memory else None
+        self.cross_attn = Attention(config) if has_memory else None
         self.mlp_norm = norm(config, config.hidden_size)
         self.mlp = FeedForward(config)
         self.dropout = nn.Dropout(dropout)
@@ -187,15 +187,15 @@ class Block(nn.Module):
         self,
         x_BTD: Tensor,
         rotation: Rotation | None,
-        attend: Attend,
+        meet: Meet,
         bias_HR: Tensor | None,
         memory_BSD: Tensor | None,
-        attend_memory: Attend | None,
+        meet_memory: Meet | None,
     ) -> Tensor:
-        x_BTD = self._add(x_BTD, self.self_attn_norm, lambda y: self.self_attn(y, rotation, attend, bias_HR))
+        x_BTD = self._add(x_BTD, self.self_attn_norm, lambda y: self.self_attn(y, rotation, meet, bias_HR))
         if self.cross_attn is not None and self.cross_attn_norm is not None:
             across = self.cross_attn.across
-            x_BTD = self._add(x_BTD, self.cross_attn_norm, lambda y: across(y, memory_BSD, _given(attend_memory)))
+            x_BTD = self._add(x_BTD, self.cross_attn_norm, lambda y: across(y, memory_BSD, _given(meet_memory)))
         return self._add(x_BTD, self.mlp_norm, self.mlp)
 
     def _add(self, x_BTD: Tensor, norm: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
@@ -206,9 +206,9 @@ class Block(nn.Module):
         return out
 
 
-def _given(attend: Attend | None) -> Attend:
-    assert attend is not None, "this decoder reads a memory: call `decode` with `attend_memory`"
-    return attend
+def _given(meet: Meet | None) -> Meet:
+    assert meet is not None, "this decoder reads a memory: call `decode` with `attend_memory`"
+    return meet
 
 
 class Stack(nn.Module):
@@ -228,7 +228,7 @@ class Stack(nn.Module):
             self._add_embeddings(config)
         if config.positions == "relative":
             self.relative_bias = nn.Embedding(DISTANCE_BUCKETS, config.num_heads)
-        self.layers = nn.ModuleList(Block(config, layer, dropout, has_memory=has_memory) for layer in range(num_layers))
+        self.layers = nn.ModuleList(Block(config, dropout, has_memory=has_memory) for _ in range(num_layers))
         self.norm = norm(config, config.hidden_size) if config.norm_position == "before" else None
         self.dropout = nn.Dropout(dropout)
 
@@ -273,8 +273,9 @@ class Stack(nn.Module):
             buckets_R = distance_buckets(both_ways=self.sees_both_ways).to(x_BTD.device)
             bias_HR = self.relative_bias(buckets_R).T
         recomputes = self.recomputes and torch.is_grad_enabled()
-        for block in self.layers:
+        for layer, block in enumerate(self.layers):
             run = partial(checkpoint, block, use_reentrant=False) if recomputes else block
-            x_BTD = run(x_BTD, rotation, attend, bias_HR, memory_BSD, attend_memory)
+            meet_memory = attend_memory(layer) if attend_memory else None
+            x_BTD = run(x_BTD, rotation, attend(layer), bias_HR, memory_BSD, meet_memory)
         hidden_BTD: Tensor = x_BTD if self.norm is None else self.norm(x_BTD)
         return hidden_BTD

@@ -12,6 +12,8 @@ Your Losses in Large-Vocabulary Language Models", arXiv:2411.09009, do for all).
 Legend: N positions, n those of one chunk, D hidden size, V vocabulary.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,25 +40,23 @@ class _TargetLikelihood(torch.autograd.Function):
         dtype: torch.dtype,
         keep: bool,
         with_entropy: bool,
+        compiled: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        matrix_VD = weight_VD.to(dtype)
+        matrix_VD, hidden_ND = weight_VD.to(dtype), hidden_ND.to(dtype)
         logp_N = hidden_ND.new_empty(len(targets_N), dtype=torch.float32)
         log_z_N, correct_N = torch.empty_like(logp_N), torch.empty_like(logp_N)
         entropy_N = torch.empty_like(logp_N) if with_entropy else logp_N.new_empty(0)
-        kept_NV = hidden_ND.new_empty((len(targets_N), len(weight_VD)) if keep else 0, dtype=dtype)
+        kept_NV = hidden_ND.new_empty((len(targets_N), len(weight_VD))) if keep else None
         for chunk in _chunks(len(targets_N), len(weight_VD)):
-            chosen_n1 = targets_N[chunk, None]
-            logits_nV = _logits(hidden_ND[chunk].to(dtype), matrix_VD, bias_V)
-            logp_nV = logits_nV.log_softmax(-1)
-            logp_N[chunk] = logp_nV.gather(-1, chosen_n1)[:, 0]
-            log_z_N[chunk] = logits_nV.gather(-1, chosen_n1)[:, 0] - logp_N[chunk]
-            correct_N[chunk] = (logp_N[chunk] >= logp_nV.amax(-1)).float()
-            if with_entropy:
-                entropy_N[chunk] = -(logp_nV.exp() * logp_nV).sum(-1)
-            if keep:
-                kept_NV[chunk] = logp_nV.exp_()
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, logp_N, log_z_N, kept_NV if keep else None)
-        ctx.dtype = dtype
+            is_whole = chunk.stop <= len(targets_N)  # what is compiled is compiled for whole chunks
+            score = _compiled_score() if compiled and is_whole else _score
+            logits_nV = hidden_ND[chunk] @ matrix_VD.T
+            kept_nV = None if kept_NV is None else kept_NV[chunk]
+            scored = score(logits_nV, bias_V, targets_N[chunk], kept_nV, with_entropy)
+            logp_N[chunk], log_z_N[chunk], correct_N[chunk] = scored[:3]
+            if scored[3] is not None:
+                entropy_N[chunk] = scored[3]
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, logp_N, log_z_N, kept_NV)
         ctx.mark_non_differentiable(correct_N, entropy_N)
         return logp_N, log_z_N, correct_N, entropy_N
 
@@ -66,25 +66,53 @@ class _TargetLikelihood(torch.autograd.Function):
         grad_logp_N, grad_log_z_N = grads[0], grads[1]
         factor_N = grad_log_z_N - grad_logp_N
         # In fp32 before it is rounded: near p = 1 the difference is all there is.
-        grad_target_N = (grad_logp_N + factor_N * logp_N.exp()).to(ctx.dtype)
-        matrix_VD = weight_VD.to(ctx.dtype)
+        grad_target_N = (grad_logp_N + factor_N * logp_N.exp()).to(hidden_ND.dtype)
+        matrix_VD = weight_VD.to(hidden_ND.dtype)
         grad_hidden_ND = torch.empty_like(hidden_ND)
         grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
         grad_bias_V = torch.zeros_like(bias_V) if ctx.needs_input_grad[2] else None
-        for chunk in _chunks(len(targets_N), len(weight_VD)):
-            hidden_nD = hidden_ND[chunk].to(ctx.dtype)
-            if kept_NV is not None:
-                p_nV = kept_NV[chunk]
-            else:
-                p_nV = (_logits(hidden_nD, matrix_VD, bias_V) - log_z_N[chunk, None]).exp_()
-            grad_nV = (p_nV * factor_N[chunk, None].to(p_nV.dtype)).to(ctx.dtype)
-            grad_nV.scatter_(-1, targets_N[chunk, None], grad_target_N[chunk, None])
-            grad_hidden_ND[chunk] = (grad_nV @ matrix_VD).to(grad_hidden_ND.dtype)
+
+        def learn(grad: Tensor, hidden: Tensor) -> None:
             if grad_weight_VD is not None:
-                grad_weight_VD += grad_nV.T @ hidden_nD
+                grad_weight_VD.add_(grad.T @ hidden)
             if grad_bias_V is not None:
-                grad_bias_V += grad_nV.sum(0)
-        return grad_hidden_ND, grad_weight_VD, grad_bias_V, None, None, None, None
+                grad_bias_V.add_(grad.sum(0))
+
+        for chunk in _chunks(len(targets_N), len(weight_VD)):
+            hidden_nD = hidden_ND[chunk]
+            if kept_NV is not None:
+                grad_nV = kept_NV[chunk]
+            else:
+                logits_nV = _logits(hidden_nD @ matrix_VD.T, bias_V)
+                grad_nV = (logits_nV - log_z_N[chunk, None]).exp_().to(hidden_nD.dtype)
+            grad_nV *= factor_N[chunk, None].to(grad_nV.dtype)
+            grad_nV[torch.arange(len(grad_nV), device=grad_nV.device), targets_N[chunk]] = grad_target_N[chunk]
+            grad_hidden_ND[chunk] = grad_nV @ matrix_VD
+            if kept_NV is None:
+                learn(grad_nV, hidden_nD)
+        if kept_NV is not None:
+            learn(kept_NV, hidden_ND)
+        return grad_hidden_ND, grad_weight_VD, grad_bias_V, None, None, None, None, None
+
+
+def _score(
+    logits_nV: Tensor, bias_V: Tensor | None, targets_n: Tensor, kept_nV: Tensor | None, with_entropy: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """What a chunk's logits say of its targets; the probabilities go to `kept_nV`."""
+    logits_nV = _logits(logits_nV, bias_V)
+    logp_nV = logits_nV.log_softmax(-1)
+    logp_n = logp_nV.gather(-1, targets_n[:, None])[:, 0]
+    log_z_n = logits_nV.gather(-1, targets_n[:, None])[:, 0] - logp_n
+    correct_n = (logp_n >= logp_nV.amax(-1)).float()
+    if kept_nV is not None:
+        kept_nV.copy_(logp_nV.exp())
+    return logp_n, log_z_n, correct_n, -(logp_nV.exp() * logp_nV).sum(-1) if with_entropy else None
+
+
+@cache
+def _compiled_score() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+    """Three passes over the logits instead of nine."""
+    return torch.compile(_score, dynamic=False)
 
 
 def token_stats(
@@ -97,6 +125,7 @@ def token_stats(
     bias_V: Tensor | None = None,
     with_mean: bool = False,
     with_entropy: bool = False,
+    compiled: bool = False,
 ) -> TokenStats:
     """Likelihood facts of N targets. Matrix products run in `dtype`, everything after them in fp32.
 
@@ -109,11 +138,12 @@ def token_stats(
         with_mean: the mean log-probability of the vocabulary too, as label smoothing needs it. The mean of the logits
             is one product with the mean row of the output matrix: no logit is looked at twice.
         with_entropy: the entropy of each prediction too, without a gradient.
+        compiled: whole chunks go through code that is compiled for their size.
     """
     # Inside `forward`, torch says that gradients are off.
     keep = torch.is_grad_enabled() and len(targets_N) * len(weight_VD) <= KEPT_NUMBERS
     logp_N, log_z_N, correct_N, entropy_N = _TargetLikelihood.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, bias_V, targets_N, dtype, keep, with_entropy
+        hidden_ND, weight_VD, bias_V, targets_N, dtype, keep, with_entropy, compiled
     )
     mean_logp_N = None
     if with_mean:
@@ -129,9 +159,8 @@ def token_stats(
     )
 
 
-def _logits(hidden: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    logits = (hidden @ matrix.T).float()
-    return logits if bias is None else logits + bias
+def _logits(product: Tensor, bias: Tensor | None) -> Tensor:
+    return product.float() if bias is None else product.float() + bias
 
 
 def _chunks(num_positions: int, vocab_size: int) -> list[slice]:

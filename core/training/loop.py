@@ -178,7 +178,7 @@ def losses(run: Run, batch: RowBatch, micro_batch: int) -> Iterator[Loss]:
     objective = run.spec.objective
     found = survey(objective, run.forward, batch, micro_batch)
     for start in range(0, len(batch), micro_batch):
-        part = batch.rows(slice(start, start + micro_batch), device=run.plan.device)
+        part = batch.rows(slice(start, start + micro_batch), device=run.plan.device, whole=run.plan.compiled)
         stats = stats_of(objective, run.forward, part, None if found is None else Seen(found, first_row=start))
         if stats is not None:
             yield objective.loss(stats)

@@ -19,6 +19,8 @@ LIKELIHOOD_BYTES = 300 << 20
 """core.training.likelihood: the probabilities that it keeps, and a few chunks"""
 CPU_TOKENS = 2048
 MAX_MATH_LENGTH = 512
+COMPILED_WORK = 3e13
+"""floating-point operations of a run from where the half minute that compiling takes is won back"""
 
 
 class Preparation(Spec):
@@ -50,6 +52,8 @@ class Slot(Spec):
     device_name: str
     threads: int = Field(ge=1)
     memory_bytes: int = Field(ge=1)
+    has_compiler: bool = False
+    """a C++ compiler and Python's headers, which torch needs to compile for a CPU"""
 
 
 class Plan(Spec):
@@ -101,11 +105,25 @@ def plan(
         device_name=slot.device_name,
         threads=slot.threads,
         precision=spec.precision,
-        compiled=False,
+        compiled=is_compiled(spec, model, slot, num_steps=steps),
         attention=attention(slot, spec.data.sequence_length or model.context_length),
         torch=version("torch"),
         parameters=model.num_parameters(),
     )
+
+
+def is_compiled(spec: TrainSpec, model: ModelConfig, slot: Slot, *, num_steps: int | None) -> bool:
+    """Blocks and likelihood become one pass over memory where they were many. It pays in long runs whose rows all have
+    one shape: compiled code is made for a shape, and which shapes came first must not touch the bits."""
+    if not slot.has_compiler or slot.device != "cpu" or model.kind == "encoder_decoder":
+        return False
+    if spec.data.packing == "none" or spec.objective.explores or spec.adapter.kind != "none" or (
+        spec.activation_checkpointing
+    ):
+        return False
+    rows = (num_steps or 0) * (spec.batch.sequences or 1)
+    tokens = rows * (spec.data.sequence_length or model.context_length)
+    return 6.0 * model.num_parameters() * tokens >= COMPILED_WORK
 
 
 def micro_batch(spec: TrainSpec, model: ModelConfig, slot: Slot, *, reference: ModelConfig | None = None) -> int:

@@ -37,7 +37,7 @@ from core.objectives import Objective
 from core.objectives.grpo import GRPO
 from core.optimizers import AdamW
 from core.run_dir import PLAN, PREPARATION, SPEC, RunDir, RunInputs
-from core.training import checkpoint, loop, optimizers, samples
+from core.training import checkpoint, compiled, loop, optimizers, samples
 from core.training.averaging import Average
 from core.training.checkpoint import Progress, SavedCheckpoint
 from core.training.plan import Plan, Preparation
@@ -59,6 +59,8 @@ def main(run_dir: RunDir, stop: Stop) -> None:
         checkpoint.verify(inputs.checkpoint, manifest_sha256=inputs.checkpoint_manifest_sha256)
     tokenizer = load_tokenizer(inputs)
     model, adapter = build_model(spec, plan, inputs, tokenizer)
+    if plan.compiled:
+        compiled.compile_blocks(model)
     optimizer = optimizers.build(spec.optimizer, model)
     average = Average(model, spec.optimizer.ema_decay) if spec.optimizer.ema_decay is not None else None
     progress, resumed = Progress(plan.micro_batch, recomputes=spec.activation_checkpointing), None
@@ -102,6 +104,7 @@ def made_with(plan: Plan, micro_batch: int) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "precision": plan.precision,
         "attention": plan.attention,
+        "compiled": plan.compiled,
         "micro_batch": micro_batch,
     }
 
@@ -210,6 +213,12 @@ def assemble(
         )
         return validation_rollouts(rows, held_out, writer) if writer else rows
 
+    def write_samples() -> Iterator[tuple[str, str]]:
+        with compiled.not_now():  # a text grows: each of its tokens would be another shape
+            yield from samples.write(
+                model, tokenizer, held_out, spec.evaluation.samples, seed=spec.seed, sees_prefix=objective.sees_prefix
+            )
+
     def save(progress: Progress) -> SavedCheckpoint:
         return checkpoint.save(
             run_dir.path / CHECKPOINTS / f"step-{progress.step:08d}",
@@ -227,6 +236,7 @@ def assemble(
         reference=load_reference(plan, inputs),
         precision=plan.precision,
         attention=plan.attention,
+        compiled=plan.compiled,
         adapter=adapter if objective.needs_reference and inputs.reference is None else None,
         separator=tokenizer.separator,
     )
@@ -244,9 +254,7 @@ def assemble(
         token_sizes=sizes_of_tokens(objective, tokenizer),
         batches=RolloutBatches(batches, writer) if writer else batches,
         validate=validate if held_out is not None and preparation.num_validation_rows else None,
-        write_samples=lambda: samples.write(
-            model, tokenizer, held_out, spec.evaluation.samples, seed=spec.seed, sees_prefix=objective.sees_prefix
-        ),
+        write_samples=write_samples,
         save=save,
         should_stop=lambda: stop.requested,
         labels=preparation.labels,

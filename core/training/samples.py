@@ -4,6 +4,7 @@ Legend: B=1, T positions, H query heads, G key/value heads, K head width, V voca
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ def sample(
     generator = torch.Generator().manual_seed(seed)
     past: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def attend(layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
+    def meet(layer: int, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
         if layer in past:
             k_BGTK, v_BGTK = torch.cat((past[layer][0], k_BGTK), 2), torch.cat((past[layer][1], v_BGTK), 2)
         past[layer] = k_BGTK, v_BGTK
@@ -88,7 +89,7 @@ def sample(
     while len(written) < min(max_tokens, room):
         ids_BT = torch.tensor([new], device=device)
         positions_BT = torch.arange(position, position + len(new), device=device)[None]
-        logits_V = model.logits(model(ids_BT, positions_BT, attend)[:, -1])[0].float().cpu()
+        logits_V = model.logits(model(ids_BT, positions_BT, lambda layer: partial(meet, layer))[:, -1])[0].float().cpu()
         best_K, ids_K = (logits_V / TEMPERATURE).topk(min(TOP_K, len(logits_V)))
         chosen = int(ids_K[torch.multinomial(best_K.softmax(-1), 1, generator=generator)])
         if chosen in stop_ids:

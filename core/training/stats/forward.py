@@ -28,6 +28,7 @@ class Forward:
     """frozen"""
     precision: Literal["bf16", "fp32"]
     attention: Literal["math", "sdpa"]
+    compiled: bool = False
     adapter: Attached | None = None
     """where the model is compared with its own base, from which this sets it apart"""
     separator: int = -1
@@ -111,6 +112,7 @@ class Forward:
             dtype=self.dtype,
             with_mean=with_mean,
             with_entropy=with_entropy,
+            compiled=self.compiled,
         )
         return stats, learned_N
 

@@ -96,7 +96,7 @@ def test_a_prefix_is_seen_by_all_of_its_segment(kind: Any) -> None:
     segments_BT = torch.tensor([[1, 1, 1, 1, 2, 2, 2]])
     prefix_BT = torch.tensor([[True, True, False, False, True, True, False]])
     zeros = torch.zeros(1, 1, 7, 8)
-    seen_TS = packed_attention(segments_BT, kind=kind, prefix_BT=prefix_BT)(0, zeros, zeros, torch.eye(7)[None, None])
+    seen_TS = packed_attention(segments_BT, kind=kind, prefix_BT=prefix_BT)(0)(zeros, zeros, torch.eye(7)[None, None])
     expected = torch.tensor(
         [
             [1, 1, 0, 0, 0, 0, 0],
@@ -116,7 +116,7 @@ def test_a_prefix_is_seen_by_all_of_its_segment(kind: Any) -> None:
 def test_across_lanes_segments_of_one_number_see_each_other(kind: Any) -> None:
     segments_BT, memory_BS = torch.tensor([[1, 1, 2, 0]]), torch.tensor([[1, 2, 2, 2, 2]])
     zeros = torch.zeros(1, 1, 5, 8)
-    seen_TS = cross_attention(segments_BT, memory_BS, kind=kind)(0, zeros[:, :, :4], zeros, torch.eye(5)[None, None])
+    seen_TS = cross_attention(segments_BT, memory_BS, kind=kind)(0)(zeros[:, :, :4], zeros, torch.eye(5)[None, None])
     assert (seen_TS[0, 0] > 0).tolist()[:3] == [[True] + [False] * 4] * 2 + [[False] + [True] * 4]
     assert seen_TS.isfinite().all()
 
