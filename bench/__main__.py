@@ -1,7 +1,9 @@
-"""`python -m bench [NAME …]`: run benchmarks and write their figures to `bench/results/{hardware}.json`.
+"""`python -m bench [NAME [ARGUMENTS]]`: run benchmarks and write their figures to `bench/results/{hardware}.json`.
 
-python -m bench              all of them
-python -m bench service      one
+python -m bench                          all that need nothing but this machine
+python -m bench service                  one
+python -m bench training small           one with its arguments: each says in its file which it takes
+python -m bench learning --data FOLDER
 """
 
 import importlib
@@ -19,19 +21,19 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Run what is named, print each result, keep the newest of each by hardware name."""
-    names = sys.argv[1:] or NAMES
-    unknown = [name for name in names if name not in NAMES]
-    if unknown or "--help" in names:
-        sys.exit(f"{__doc__}\nbenchmarks: {', '.join(NAMES)}")
+    names, arguments = sys.argv[1:2] or NAMES, sys.argv[2:]
+    if not {*names} <= {*NAMES, "learning"} or "--help" in arguments:
+        sys.exit(f"{__doc__}\nbenchmarks: {', '.join(NAMES)}, learning")
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{hardware()}.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     for name in names:
         print(f"== {name}", flush=True)
-        figures = importlib.import_module(f"bench.{name}").measure()
+        figures = importlib.import_module(f"bench.{name}").measure(*arguments)
         for key, value in figures.items():
             print(f"{key:44s} {value}", flush=True)
-        results[name] = figures | {"measured": time.strftime("%Y-%m-%d", time.gmtime())}
+        kept = results.get(name, {}) if arguments else {}  # a part of the works leaves the others' figures
+        results[name] = kept | figures | {"measured": time.strftime("%Y-%m-%d", time.gmtime())}
         file.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+import torch
 
 from core.events import Entered, Evaluated, Event, Resumed, Saved, Step
-from tests.unit.core.training.conftest import Attempt, Lab
+from tests.unit.core.training.conftest import BASE, Attempt, Lab
+from worker.slots import has_compiler
 
 # Epochs of 25 rows end inside steps 5 and 9; the last batch is short; micro-batches are of 4 and 2 rows; dropout draws.
 LAST_STEP = 11
@@ -46,6 +48,23 @@ def test_stopped_or_killed_anywhere_it_ends_with_the_same_bits(
         assert resumed.weights == whole.weights, f"killed at {step}"
         begun = resumed.of(Resumed)[0].step if killed.saved else 0
         assert figures(resumed) == figures(whole, after=begun)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns of itself
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler: apt-get install g++ python3-dev")
+def test_compiled_it_learns_the_same_and_ends_with_the_same_bits_too(lab: Lab) -> None:
+    """What the first run compiled is thrown away before it resumes, as in another process."""
+    fields: dict[str, Any] = {"precision": "bf16", "data": {"train": [{"file": "file-1"}]}, "budget": {"steps": 5}}
+    spec = lab.spec(**fields, batch={"sequences": 4}, model={**BASE["model"], "dropout": 0.0})
+    plain, whole = lab.run(spec), lab.run(spec, compiled=True)
+    assert [step.loss for step in whole.steps] == pytest.approx([step.loss for step in plain.steps], rel=0.01)
+    assert whole.weights != plain.weights, "it was not compiled"
+    spec = lab.spec(**fields, batch={"sequences": 4})
+    whole, stopped = lab.run(spec, compiled=True), lab.run(spec, stop_when=at_step(3), compiled=True)
+    torch.compiler.reset()
+    resumed = lab.run(spec, after=stopped, compiled=True)
+    assert resumed.of(Resumed) == [Resumed(step=3, exactness="exact")]
+    assert resumed.weights == whole.weights
 
 
 @pytest.mark.parametrize(
