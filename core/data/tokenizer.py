@@ -368,6 +368,7 @@ def _own_config() -> dict[str, Any]:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END_OF_TEXT,
         "pad_token": PAD,
+        "mask_token": MASKS[-1],
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1_000_000_000_000,
     }

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from core.loss import TokenStats
 
-CHUNK_NUMBERS = 1 << 21
-"""logits that exist at once in fp32: 8 MB"""
+CHUNK_NUMBERS = 1 << 22
+"""logits that exist at once: 8 MB in bf16"""
 KEPT_NUMBERS = 1 << 26
 """probabilities that are kept for the way back: at most 128 MB in bf16"""
 
@@ -69,14 +69,17 @@ class _TargetLikelihood(torch.autograd.Function):
         grad_target_N = (grad_logp_N + factor_N * logp_N.exp()).to(hidden_ND.dtype)
         matrix_VD = weight_VD.to(hidden_ND.dtype)
         grad_hidden_ND = torch.empty_like(hidden_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
-        grad_bias_V = torch.zeros_like(bias_V) if ctx.needs_input_grad[2] else None
+        grad_weight_VD: Tensor | None = None
+        grad_bias_V: Tensor | None = None
 
         def learn(grad: Tensor, hidden: Tensor) -> None:
-            if grad_weight_VD is not None:
-                grad_weight_VD.add_(grad.T @ hidden)
-            if grad_bias_V is not None:
-                grad_bias_V.add_(grad.sum(0))
+            nonlocal grad_weight_VD, grad_bias_V
+            if ctx.needs_input_grad[1]:
+                more_VD = (grad.T @ hidden).to(weight_VD.dtype)
+                grad_weight_VD = more_VD if grad_weight_VD is None else grad_weight_VD.add_(more_VD)
+            if ctx.needs_input_grad[2]:
+                more_V = grad.sum(0, dtype=bias_V.dtype)
+                grad_bias_V = more_V if grad_bias_V is None else grad_bias_V.add_(more_V)
 
         for chunk in _chunks(len(targets_N), len(weight_VD)):
             hidden_nD = hidden_ND[chunk]
