@@ -90,14 +90,11 @@ def by_distance(bias_HR: Tensor, num_queries: int, num_keys: int) -> Tensor:
 def _masked(visible_B1TS: Tensor, kind: Kind) -> Attend:
     if kind == "math":
         bias_B1TS = torch.zeros_like(visible_B1TS, dtype=torch.float32).masked_fill_(~visible_B1TS, -math.inf)
-    added: tuple[Tensor, Tensor] | None = None
 
     def with_distances(bias_HR: Tensor) -> Tensor:
-        """The mask and the biases of distances together; they are the same for all layers of a pass."""
-        nonlocal added
-        if added is None or added[0] is not bias_HR:
-            added = bias_HR, by_distance(bias_HR, *visible_B1TS.shape[2:]).float().where(visible_B1TS, -math.inf)
-        return added[1]
+        """The mask and the biases of distances together. Anew in each layer: what a block computes must not depend on
+        what another has left behind, or it could not be computed again on the way back."""
+        return by_distance(bias_HR, *visible_B1TS.shape[2:]).float().where(visible_B1TS, -math.inf)
 
     def meet(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, bias_HR: Tensor | None = None) -> Tensor:
         if kind == "math":

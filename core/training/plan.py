@@ -117,8 +117,11 @@ def is_compiled(spec: TrainSpec, model: ModelConfig, slot: Slot, *, num_steps: i
     one shape: compiled code is made for a shape, and which shapes came first must not touch the bits."""
     if not slot.has_compiler or slot.device != "cpu" or model.kind == "encoder_decoder":
         return False
-    if spec.data.packing == "none" or spec.objective.explores or spec.adapter.kind != "none" or (
-        spec.activation_checkpointing
+    if (
+        spec.data.packing == "none"
+        or spec.objective.explores
+        or spec.adapter.kind != "none"
+        or (spec.activation_checkpointing)
     ):
         return False
     rows = (num_steps or 0) * (spec.batch.sequences or 1)
