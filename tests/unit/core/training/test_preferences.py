@@ -203,7 +203,7 @@ def summed(objective: Any, passes: Forward, batch: RowBatch, micro_batch: int = 
     """Loss over the batch, and its gradient, as the loop computes them."""
     passes.model.zero_grad()
     run: Any = SimpleNamespace(
-        spec=SimpleNamespace(objective=objective), forward=passes, plan=SimpleNamespace(device="cpu")
+        spec=SimpleNamespace(objective=objective), forward=passes, plan=SimpleNamespace(compiled=False, device="cpu")
     )
     total = 0.0
     for loss in loop.losses(run, batch, micro_batch):
