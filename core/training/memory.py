@@ -15,7 +15,7 @@ PROCESS_BYTES = 450 << 20
 """Python, torch, and what the allocator holds back"""
 ROLLOUT_SLOTS = 32
 """answers that a model writes at once to learn from them"""
-_KEPT_NUMBERS, _CHUNK_BYTES = 1 << 26, 24 << 20
+_KEPT_NUMBERS, _CHUNK_BYTES = 1 << 26, 48 << 20
 """of core.training.likelihood: most probabilities that it keeps, and what a chunk takes on the way"""
 
 
