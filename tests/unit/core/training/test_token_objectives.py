@@ -67,7 +67,9 @@ class Case:
 
 
 CASES = {
-    "causal_lm": Case({"kind": "causal_lm", "z_loss": 1e-4, "label_smoothing": 0.05}),
+    "causal_lm": Case(
+        {"kind": "causal_lm", "z_loss": 1e-4, "label_smoothing": 0.05}, more=("entropy", "bits_per_byte")
+    ),
     "prefix_lm": Case({"kind": "prefix_lm"}),
     "prefix_lm of prompts": Case({"kind": "prefix_lm"}, completions),
     "fill_in_the_middle": Case({"kind": "fill_in_the_middle"}, below=3.6),
