@@ -26,7 +26,9 @@ def steps(work: Work, folder: Path, side: str) -> Iterator[tuple[float, int]]:
         compiled.compile_blocks(model)
     optimizer = optimizers.build(spec.optimizer, model)
     with Sandbox() as sandbox:
-        prepared = run.assemble(spec, plan, inputs, run_dir, model, adapter, optimizer, tokenizer, Stop(), sandbox)
+        prepared = run.assemble(
+            spec, plan, inputs, run_dir, model, adapter, None, optimizer, tokenizer, Stop(), sandbox
+        )
         progress, before = Progress(micro_batch=plan.micro_batch), 0
         while True:
             for event in loop.take_step(prepared, progress):
