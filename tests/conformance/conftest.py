@@ -85,16 +85,18 @@ def service(
     tmp_path_factory: pytest.TempPathFactory,
     postgres_server: Postgres,
     migrated_postgres: str,
-    valkey_server: Valkey,
     models: Path,
 ) -> Iterator[Service]:
+    """It lives as long as the test run, so it has a broker of its own: its worker would take the hints of others."""
     folder = tmp_path_factory.mktemp("service")
     postgres_server.start()
-    valkey_server.start()
     url = postgres_server.url(postgres_server.create_database(template=migrated_postgres))
-    with Stack(
-        folder, database_url=url, redis_url=valkey_server.url, import_folders=[models.parent], min_free_bytes=0
-    ) as stack:
+    with (
+        Valkey() as valkey,
+        Stack(
+            folder, database_url=url, redis_url=valkey.url, import_folders=[models.parent], min_free_bytes=0
+        ) as stack,
+    ):
         with stack.database.transaction() as session:
             key, _ = keys.create_key(session, keys.ensure_project(session, "lab"), name="t", scopes=["admin"])
         port = free_port()
