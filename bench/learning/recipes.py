@@ -34,7 +34,7 @@ class Recipe:
     """what the metric is multiplied with to be in the baseline's unit"""
 
 
-def run(objective: str, model: Spec, steps: int, *, length: int = 128, rows: int = 32, **more: Any) -> Spec:
+def run(objective: str, model: Spec, steps: int, /, *, length: int = 128, rows: int = 32, **more: Any) -> Spec:
     settings = more.pop("objective", {})
     return {
         "model": model,
