@@ -35,6 +35,8 @@ def main() -> None:
         kept = results.get(name, {}) if arguments else {}  # a part of the works leaves the others' figures
         results[name] = kept | figures | {"measured": time.strftime("%Y-%m-%d", time.gmtime())}
         file.write_text(json.dumps(results, indent=1) + "\n")
+        if behind := [key for key, line in figures.items() if isinstance(line, dict) and line.get("learned") is False]:
+            sys.exit(f"short of the margin: {'; '.join(behind)}")
 
 
 def hardware() -> str:

@@ -80,22 +80,22 @@ class Lab:
     def learn(self, recipe: Recipe) -> dict[str, Any]:
         data, begun = recipe.data(self.folder), time.monotonic()
         try:
-            job, baseline = self.train(recipe, data), recipe.baseline(data)
+            job = self.train(recipe, data)
+            reached = self.bleu(job["model"], data) if recipe.metric == "BLEU" else job["metrics"][recipe.metric]
+            known = {str(recipe.rule.__doc__): recipe.rule(data)} | self.before(job, recipe.metric)
+            if recipe.control is not None:
+                known["the same without a teacher"] = self.submit(recipe.control, data)["metrics"][recipe.metric]
         except (RuntimeError, httpx.HTTPStatusError) as error:
             print(f"{recipe.name}: {error}", flush=True)
-            return {"data": recipe.source, "error": str(error)}
-        if recipe.name == "distillation":
-            alone = self.submit(run("causal_lm", RANDOM_LLAMA, 300), data)
-            baseline = alone["metrics"]["validation_loss"]
-        if recipe.name == "grpo":
-            baseline = job["first"]
-        reached = self.bleu(job["model"], data) if recipe.metric == "BLEU" else job["metrics"][recipe.metric]
-        reached *= recipe.scale
+            return {"data": recipe.source, "learned": False, "error": str(error)}
+        best = (min if recipe.lower else max)(known, key=lambda name: known[name])
+        baseline = known[best]
         gain = baseline - reached if recipe.lower else reached - baseline
         line = {
             "data": recipe.source,
             "metric": recipe.metric.removeprefix("validation_"),
             "baseline": round(baseline, 3),
+            "which is": best,
             "reached": round(reached, 3),
             "margin": recipe.margin,
             "learned": gain >= recipe.margin,
@@ -126,14 +126,18 @@ class Lab:
         job = answer.json()
         if answer.is_error:
             raise RuntimeError(job["error"]["message"])
-        first: float | None = None
         while job["state"] not in OVER:
             time.sleep(1)
             job = self.client.get(f"/jobs/{job['id']}").json()
-            first = job["metrics"].get("reward") if first is None else first
         if job["state"] != "succeeded":
             raise RuntimeError(json.dumps(job["error"]))
-        return job | {"first": first}
+        return dict(job)
+
+    def before(self, job: dict[str, Any], metric: str) -> dict[str, float]:
+        """What the model reached before its first step, if the job tells."""
+        answer = self.client.get(f"/jobs/{job['id']}/metrics", params={"names": metric}).raise_for_status().json()
+        points = [point for series in answer["data"] for point in series["points"]]
+        return {"the model before": points[0]["value"]} if points else {}
 
     def upload(self, rows: list[Row]) -> str:
         body = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -151,6 +155,8 @@ class Lab:
         while job["state"] not in OVER:
             time.sleep(1)
             job = self.client.get(f"/jobs/{job['id']}").json()
+        if job["state"] != "succeeded":
+            raise RuntimeError(json.dumps(job["error"]))
         return str(job["result"]["tokenizer"])
 
     def imported(self, name: str) -> str:

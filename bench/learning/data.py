@@ -14,7 +14,7 @@ import random
 import re
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -126,17 +126,19 @@ class Folder:
         return split(made, 100)
 
     def graded(self) -> Split:
-        rows = [
-            {"messages": [{"role": "user", "content": row["prompt"]}], "reference_answer": row["completion"][-8:]}
-            for row in self.problems().train
-        ]
-        return split(rows, 24, most=400)
+        """Problems to answer; those to judge by were in no training data."""
+        problems = self.problems()
+
+        def asked(rows: list[Row]) -> list[Row]:
+            return [{"messages": [{"role": "user", "content": row["prompt"]}], "note": "GSM8K"} for row in rows]
+
+        return Split(asked(problems.train[:400]), asked(problems.held_out[:24]))
 
     def preferences(self) -> Split:
-        return split(json.loads(self.find("llamafactory-demo/dpo_en*.json").read_text()), 60)
+        return split(json.loads(self.find("llamafactory-demo/dpo_en*.json").read_text()), 100)
 
     def judged(self) -> Split:
-        return split(json.loads(self.find("llamafactory-demo/kto_en*.json").read_text()), 60)
+        return split(json.loads(self.find("llamafactory-demo/kto_en*.json").read_text()), 100)
 
     def chats(self) -> Split:
         rows = json.loads(self.find("llamafactory-demo/alpaca_en*.json").read_text())
@@ -155,3 +157,15 @@ def joined(row: Row) -> tuple[str, list[tuple[str, int, int]]]:
         elif tag.startswith("B-"):
             places.append((tag[2:], begin, text.tell()))
     return text.getvalue(), places
+
+
+def chunks_of(tags: Sequence[str]) -> Iterator[tuple[str, int, int]]:
+    """(kind, first word, behind the last) of each chunk of a tagging in B, I and O."""
+    begin, kind = 0, ""
+    for place, tag in enumerate([*tags, "O"]):
+        name = tag[2:]
+        if kind and (not tag.startswith("I-") or name != kind):
+            yield kind, begin, place
+            kind = ""
+        if name and not kind:
+            begin, kind = place, name
